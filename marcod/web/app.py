@@ -1,8 +1,7 @@
 """The application: every route, the guard before them, and what errors become."""
 
-from pathlib import PurePosixPath
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -27,14 +26,17 @@ from marcod.web import (
     reports,
     reviewing,
 )
-from marcod.web.access import Access, access_of
+from marcod.web.access import Access, User, access_of
 from marcod.web.safety import Safety
-from marcod.web.site import STATIC, Site, is_for_programs, refusal, site_of, static
+from marcod.web.site import STATIC, Site, is_for_programs, refusal, site_of, static, static_names
 
 log = telemetry.logger(__name__)
 
 OPEN: Final = ("/static/", "/login")
 """Paths that everybody may ask for; below the first one too."""
+
+PERSON: Final = "X-Marcod-Person"
+"""Header in which a page of ours says, as in an address, whose labels it sends; they are taken from nobody else."""
 
 KEPT: Final = "public, max-age=31536000, immutable"
 
@@ -93,11 +95,21 @@ class Guard:
                 await _unknown(request)(scope, receive, send)
                 return
             scope["marcod.user"] = user
-            if scope["method"] == "POST" and scope["path"].startswith("/api/") and not user.may_label:
-                sentence = f"{user.name} may look and not label"
+            if sentence := _forbidden(request, user):
                 await refusal(request, 403, sentence)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _forbidden(request: Request, user: User) -> str | None:
+    """Return why a person may not do this, None where they may."""
+    if request.method != "POST" or not request.url.path.startswith("/api/"):
+        return None
+    # Labels may wait in a browser in which somebody else logs in.
+    meant = request.headers.get(PERSON)
+    if meant is not None and unquote(meant) != user.name:
+        return f"this page is {unquote(meant)}'s, and you are {user.name} now"
+    return None if user.may_label else f"{user.name} may look and not label"
 
 
 def _is_open(path: str) -> bool:
@@ -125,12 +137,11 @@ def _asked(request: Request) -> str:
 def asset(request: Request) -> Response:
     """Send a file of ``static/``, which a browser keeps for ever under this address."""
     name = request.path_params["name"]
-    path = STATIC / PurePosixPath(name).name
-    if not path.is_file():
+    if name not in static_names():
         raise HTTPException(404)
-    if request.url.path != static(path.name):
-        return RedirectResponse(static(path.name), 307)
-    return FileResponse(path, headers={"Cache-Control": KEPT})
+    if request.url.path != static(name):
+        return RedirectResponse(static(name), 307)
+    return FileResponse(STATIC / name, headers={"Cache-Control": KEPT})
 
 
 def _refused(request: Request, error: Exception) -> Response:

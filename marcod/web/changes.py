@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.schema import drop, drop_mark, hit, image, label, plate, score
+from marcod.web.people import User
+from marcod.web.queries import visible
 
 WINDOW: Final = 500
 """Ids that a look goes back over."""
@@ -24,25 +26,30 @@ PLATES: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class PageChange:
-    """Plates that changed, None for any; new hits and new plates."""
+    """Plates that changed, None for any."""
 
     plates: frozenset[int] | None = frozenset()
-    hits: int = 0
-    arrived: int = 0
 
     def __add__(self, other: "PageChange") -> "PageChange":
         named = None if self.plates is None or other.plates is None else self.plates | other.plates
         if named is not None and len(named) > PLATES:
             named = None
-        return PageChange(named, self.hits + other.hits, self.arrived + other.arrived)
+        return PageChange(named)
 
     def __bool__(self) -> bool:
         return self.plates is None or bool(self.plates)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as the browser gets it."""
-        named = None if self.plates is None else sorted(self.plates)
-        return {"plates": named, "hits": self.hits, "arrived": self.arrived}
+        return {"plates": None if self.plates is None else sorted(self.plates)}
+
+
+def seen_by(connection: Connection, user: User, change: PageChange) -> PageChange:
+    """Return what a person may hear of a change."""
+    if change.plates is None:
+        return change
+    named = sa.select(plate.c.id).where(plate.c.id.in_(change.plates), visible(user))
+    return PageChange(frozenset(connection.execute(named).scalars()))
 
 
 _OF_DROP: Final = {
@@ -72,11 +79,7 @@ class ChangeWatch:
         found = PageChange()
         for tail in self._tails:
             new = tail.look(connection)
-            if new is None:
-                found += PageChange(None)
-                continue
-            of_hits, of_plates = (len(new) if tail.table is table else 0 for table in (hit, plate))
-            found += PageChange(frozenset(new.values()), of_hits, of_plates)
+            found += PageChange(None if new is None else frozenset(new.values()))
         return found
 
 

@@ -24,8 +24,8 @@ from marcod.database import notices
 from marcod.database.engine import Database
 from marcod.database.notices import NoticeLine, Waker
 from marcod.store import events
-from marcod.web.changes import ChangeWatch, PageChange
-from marcod.web.site import site_of
+from marcod.web.changes import ChangeWatch, PageChange, seen_by
+from marcod.web.site import site_of, user_of
 
 log = telemetry.logger(__name__)
 
@@ -142,11 +142,10 @@ class Pulse:
 
 
 async def stream(request: Request) -> Response:
-    """Send events ``change`` with ``{plates: [id, ...] or null for any, hits, arrived}`` for as long as a page is open.
+    """Send events ``change`` with ``{plates: [id, ...] or null for any}`` for as long as a page is open.
 
-    ``hits`` counts new hits, ``arrived`` new plates. What changed while a page had no line is not sent again: it asks
-    for all that it shows when the line is up again. A browser has six lines to a server, so a page in the background
-    should close its own.
+    What changed while a page had no line is not sent again: it asks for all that it shows when the line is up again.
+    A browser has six lines to a server, so one of its windows listens for all.
     """
     pulse: Pulse = request.app.state.pulse
     listener = pulse.open()
@@ -157,15 +156,19 @@ async def stream(request: Request) -> Response:
 
 
 async def _messages(request: Request, pulse: Pulse, listener: OpenPage) -> AsyncIterator[str]:
+    site, user = site_of(request), user_of(request)
     try:
         yield "retry: 3000\n: open\n\n"
         while True:
             try:
                 change = await asyncio.wait_for(listener.get(), HEART_S)
             except TimeoutError:
-                if await run_in_threadpool(site_of(request).access.who, request) is None:
+                if await run_in_threadpool(site.access.who, request) is None:
                     return
                 yield ": up\n\n"
+                continue
+            change = await run_in_threadpool(site.db.read, seen_by, user, change)
+            if not change:
                 continue
             yield f"event: change\ndata: {json.dumps(change.as_json())}\n\n"
             await asyncio.sleep(GAP_S)

@@ -93,6 +93,12 @@ def static(name: str) -> str:
 
 
 @cache
+def static_names() -> frozenset[str]:
+    """Return the names of the files of ``static/``."""
+    return frozenset(path.name for path in STATIC.iterdir())
+
+
+@cache
 def _static_digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(STATIC.iterdir()):

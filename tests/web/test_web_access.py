@@ -56,6 +56,15 @@ def test_a_viewer_may_change_nothing(client: TestClient, person: OnePerson) -> N
     assert "viewer" in client.get("/").text
 
 
+@sqlite_alone
+def test_labels_of_a_page_that_is_somebody_elses_are_taken_from_nobody(client: TestClient, person: OnePerson) -> None:
+    person.user = User("J\u00f6rg b", UserRole.LABELLER)
+    for said, status in (("J%C3%B6rg%20b", 404), ("ann", 403), ("", 403), ("%FF", 403)):
+        assert client.post("/api/none", json={}, headers={"X-Marcod-Person": said}).status_code == status
+    answer = client.post("/api/labels", json={}, headers={"X-Marcod-Person": "ann"})
+    assert answer.json() == {"error": "this page is ann's, and you are J\u00f6rg b now"}
+
+
 # A proxy.
 
 

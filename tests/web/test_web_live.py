@@ -15,10 +15,13 @@ from marcod.database.schema import label, plate
 from marcod.domain import DropClass
 from marcod.labels import requests
 from marcod.labels.requests import LabelRequest
+from marcod.settings import Settings
 from marcod.store.versions import Version
 from marcod.web import live
+from marcod.web.app import build
 from marcod.web.changes import MANY, ChangeWatch, PageChange
 from marcod.web.live import OpenPage, Pulse
+from marcod.web.people import User, UserRole
 
 LONG_S = 20.0
 
@@ -41,16 +44,16 @@ def test_a_look_finds_what_is_new_and_that_once(db: Database, champion: Version,
     changes = ChangeWatch()
     assert not db.read(changes.look)
     two_plates(db, source_id)
-    assert db.read(changes.look) == PageChange(frozenset({1, 2}), 0, 2)
+    assert db.read(changes.look) == PageChange(frozenset({1, 2}))
     assert not db.read(changes.look)
     drain(db, champion, scores=lambda c: CRYSTALS if "P1" in c.path else CLEAR)
-    assert db.read(changes.look) == PageChange(frozenset({1, 2}), 1, 0)
+    assert db.read(changes.look) == PageChange(frozenset({1, 2}))
     say(db, "request-a", 2)
-    assert db.read(changes.look) == PageChange(frozenset({2}), 0, 0)
+    assert db.read(changes.look) == PageChange(frozenset({2}))
     db.write(lambda c: c.execute(sa.delete(label)))
     assert not db.read(changes.look)
     say(db, "request-b", 2)
-    assert db.read(changes.look) == PageChange(frozenset({2}), 0, 0)
+    assert db.read(changes.look) == PageChange(frozenset({2}))
 
 
 @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
@@ -63,14 +66,13 @@ def test_a_row_that_becomes_visible_late_is_found(db: Database, champion: Versio
         slow.execute(sa.insert(plate).values(source_id=source_id, key="P3", first_seen_at=utc()))
         with db.engine.begin() as quick:
             quick.execute(sa.insert(plate).values(source_id=source_id, key="P4", first_seen_at=utc()))
-        assert db.read(changes.look) == PageChange(frozenset({4}), 0, 1)
-    assert db.read(changes.look) == PageChange(frozenset({3}), 0, 1)
+        assert db.read(changes.look) == PageChange(frozenset({4}))
+    assert db.read(changes.look) == PageChange(frozenset({3}))
 
 
 def test_very_many_changes_name_no_plate() -> None:
-    every = PageChange(frozenset(range(500))) + PageChange(frozenset({1}), 1)
-    assert (every.plates, every.hits) == (None, 1)
-    assert (PageChange(None) + PageChange()).as_json() == {"plates": None, "hits": 0, "arrived": 0}
+    assert (PageChange(frozenset(range(500))) + PageChange(frozenset({1}))).plates is None
+    assert (PageChange(None) + PageChange()).as_json() == {"plates": None}
     assert MANY > 0
 
 
@@ -121,16 +123,21 @@ def test_pages_hear_of_a_change_and_the_thread_ends_with_the_last(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_events_are_written_as_a_browser_reads_them(db: Database, champion: Version, source_id: int) -> None:
+def test_events_name_the_plates_that_the_person_sees(
+    db: Database, champion: Version, source_id: int, web_settings: Settings
+) -> None:
+    two_plates(db, source_id)
+    app = build(web_settings, db)
     pulse = Pulse(db)
 
     async def story() -> None:
         async with listening(pulse) as listener:
-            request = Request({"type": "http", "app": None})
+            request = Request({"type": "http", "app": app, "marcod.user": User("ann", UserRole.LABELLER)})
             messages = live._messages(request, pulse, listener)
             assert (await anext(messages)).startswith("retry: ")
-            listener.put(PageChange(frozenset({3, 2}), 1, 0))
-            assert await anext(messages) == 'event: change\ndata: {"plates": [2, 3], "hits": 1, "arrived": 0}\n\n'
+            for plates in ({3}, {2, 1, 3}):
+                listener.put(PageChange(frozenset(plates)))
+            assert await anext(messages) == 'event: change\ndata: {"plates": [1, 2]}\n\n'
             await messages.aclose()
 
     asyncio.run(story())

@@ -1,13 +1,16 @@
-"""What the page refuses before any route sees it."""
+"""What the page refuses before any route sees it, and what every route refuses."""
+
+import re
 
 import pytest
 from browsing import PAGE
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from marcod.database.engine import Database
 from marcod.settings import Settings
 from marcod.web import safety
-from marcod.web.app import build
+from marcod.web.app import build, routes
 
 sqlite_alone = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
@@ -45,6 +48,30 @@ def test_another_host_name_is_refused(client: TestClient, host: str) -> None:
 @pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1", "[::1]:8750"])
 def test_names_of_this_machine_are_served(client: TestClient, host: str) -> None:
     assert client.get("/", headers={"Host": host}).status_code == 200
+
+
+HOSTILE = [
+    "0", "-1", str(10**18), str(10**40), "abc", "1.0", "1e0", "\u0661", "..", "%2e%2e",
+    "%2e%2e%2fetc", "..%5cetc", "%00", "1%00", "%F0%9F%98%80", "%FF", "'; drop table label; --", "x" * 5000,
+]  # fmt: skip
+
+
+@sqlite_alone
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda value: value[:20])
+def test_every_route_with_an_id_or_a_key_refuses_what_is_none(client: TestClient, hostile: str) -> None:
+    asked = 0
+    for route in routes():
+        assert isinstance(route, Route)
+        names = re.findall(r"\{(\w+)[^}]*\}", route.path)
+        for name in names:
+            path = re.sub(r"\{(\w+)[^}]*\}", lambda found: hostile if found[1] == name else "1", route.path)  # noqa: B023
+            answer = client.get(path)
+            # A path that begins again after dots is another one, where everybody may go.
+            assert answer.status_code in (400, 404) or (".." in hostile and answer.url.path != path), (path, answer)
+            assert "Traceback" not in answer.text
+            assert "root:" not in answer.text
+            asked += 1
+    assert asked >= 12
 
 
 @sqlite_alone

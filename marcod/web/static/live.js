@@ -1,8 +1,11 @@
 // Live pages: parts of the page that the server shows differently now are put in place of those that stand here.
 
 const PAUSE_MS = 2000;
+const AGAIN_MS = 30_000;
+const FRESH_MS = 3000;
+const NAME = "marcod-events";
 
-let stream = null;
+let wish = null;
 let timer = 0;
 let refreshing = false;
 let refresh = refreshParts;
@@ -93,33 +96,76 @@ function adopt(ours, theirs) {
 
 const KEPT = new Set(["aria-selected", "tabindex"]);
 
+/** Other windows of this browser, which hear of changes from the one that listens. */
+const windows = window.BroadcastChannel ? new BroadcastChannel(NAME) : null;
+
+function changed() {
+  soon();
+  windows?.postMessage("");
+}
+
+/**
+ * Listen while the page is looked at, in one window of a browser: it has six connections to a server.
+ *
+ * The windows that are looked at stand in a row, and the first one listens. Only https and this host's own name have
+ * such a row; elsewhere the window with the focus listens.
+ */
 function open() {
-  if (stream || document.hidden || !window.EventSource) return;
-  stream = new EventSource("/events");
-  stream.addEventListener("change", () => soon());
-  stream.onerror = () => {
-    // Closed for good: this server has no events. Otherwise the browser tries again by itself.
-    if (stream?.readyState === EventSource.CLOSED) stream = false;
-  };
+  if (wish || document.hidden || !window.EventSource || !(navigator.locks || document.hasFocus())) return;
+  wish = new AbortController();
+  const { signal } = wish;
+  if (navigator.locks) navigator.locks.request(NAME, { signal }, () => listen(signal)).catch(() => {});
+  else listen(signal);
 }
 
 function close() {
-  // A browser has six connections to a server; a tab that is not looked at takes none of them.
-  if (stream) stream.close();
-  stream = stream === false ? false : null;
+  wish?.abort();
+  wish = null;
+}
+
+/** Hear of changes until the signal. */
+function listen(signal) {
+  return new Promise((resolve) => {
+    let stream = null;
+    let again = 0;
+    const begin = () => {
+      stream = new EventSource("/events");
+      stream.addEventListener("change", changed);
+      // Nobody heard what changed before; a page that has just been made shows it.
+      stream.addEventListener("open", () => performance.now() > FRESH_MS && changed());
+      stream.addEventListener("error", () => {
+        // A proxy whose server is away, or too many pages: the browser does not try again by itself.
+        if (stream.readyState === EventSource.CLOSED) again = setTimeout(begin, AGAIN_MS);
+      });
+    };
+    signal.addEventListener("abort", () => {
+      clearTimeout(again);
+      stream?.close();
+      resolve();
+    });
+    if (signal.aborted) resolve();
+    else begin();
+  });
+}
+
+function lookedAt() {
+  if (document.hidden) close();
+  else {
+    open();
+    soon(500);
+  }
 }
 
 /** Listen to changes while the page is looked at. */
 export function start() {
   remember();
-  document.addEventListener("visibilitychange", () => {
-    if (document.hidden) close();
-    else {
-      open();
-      soon(200);
-    }
-  });
+  document.addEventListener("visibilitychange", lookedAt);
+  windows?.addEventListener("message", () => soon());
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
+  if (!navigator.locks) {
+    addEventListener("focus", lookedAt);
+    addEventListener("blur", close);
+  }
   open();
 }

@@ -164,7 +164,13 @@ function ask(number, word) {
   question.returnValue = "";
   question.showModal();
   return new Promise((resolve) => {
-    question.addEventListener("close", () => resolve(question.returnValue === "yes"), { once: true });
+    const closed = () => {
+      // The end of the question before may be told while this one stands already.
+      if (question.open) return;
+      question.removeEventListener("close", closed);
+      resolve(question.returnValue === "yes");
+    };
+    question.addEventListener("close", closed);
   });
 }
 

@@ -37,9 +37,7 @@ async function fill() {
   try {
     while (cards.length <= AHEAD) {
       const besides = [...cards.map((card) => card.item), ...answered.keys()].slice(-20);
-      const answer = await fetch("/api/review/next", {
-        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ besides }),
-      });
+      const answer = await queue.post("/api/review/next", JSON.stringify({ besides }));
       if (!answer.ok) break;
       const { item } = await answer.json();
       if (!item || cards.some((card) => card.item === item.item) || answered.has(item.item)) break;
@@ -140,9 +138,7 @@ function light() {
 function release() {
   const items = cards.map((card) => card.item);
   if (!items.length) return;
-  fetch("/api/review/release", {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ items }), keepalive: true,
-  });
+  queue.post("/api/review/release", JSON.stringify({ items }), { keepalive: true });
 }
 
 async function refresh() {
