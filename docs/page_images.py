@@ -110,7 +110,7 @@ def _write_login(browser: Browser, lab: PageLab) -> None:
     lab.stop()
     text = lab.config.read_text()
     lab.config.write_text(text.replace('access = "proxy"\ntrusted_proxies = ["127.0.0.1"]', 'access = "accounts"'))
-    lab.start(answer=303)
+    lab.start()
     for name, window in LOGIN.items():
         page = browser.new_context(base_url=lab.url, **window).new_page()
         page.goto("/login")

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import drop_name
 from marcod.settings import WebSettings
+from marcod.text import printable
 from marcod.web.access import User
 from marcod.web.drop_view import DropView
 from marcod.web.hit_list import HitFilter, HitRow, around
@@ -132,7 +133,7 @@ def _hit_entry(row: HitRow, user: User, query: str) -> ListedDrop:
     return {
         "drop": row.drop_id,
         "inspection": row.inspection_id,
-        "name": f"{row.plate} {drop_name(row.well, row.drop_number)}",
+        "name": printable(f"{row.plate} {drop_name(row.well, row.drop_number)}"),
         "view": row.thumb and row.thumb.replace(f"/{ImageSize.THUMB}/", f"/{ImageSize.VIEW}/"),
         "thumb": row.thumb,
         "state": "scored",
@@ -152,7 +153,7 @@ def _own_entry(shown: DropView, query: str) -> ListedDrop:
     return {
         "drop": shown["drop"]["id"],
         "inspection": shown["inspection"],
-        "name": f"{shown['plate']['name']} {shown['drop']['name']}",
+        "name": printable(f"{shown['plate']['name']} {shown['drop']['name']}"),
         "view": look["images"][0]["view"],
         "thumb": look["images"][0]["thumb"],
         "state": look["state"],

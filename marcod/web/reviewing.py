@@ -20,6 +20,7 @@ from marcod.domain import DropClass, drop_name, path_text
 from marcod.errors import NotFoundError
 from marcod.review import desk, queue
 from marcod.review.queue import ReviewItem, Stream
+from marcod.text import printable
 from marcod.web import labelling, live
 from marcod.web.access import User
 from marcod.web.bodies import ItemAnswered, ItemReopened, ItemsReleased, NextWanted, body_of
@@ -153,9 +154,9 @@ def card(connection: Connection, user: User, item: ReviewItem) -> ReviewCard:
         "reason": item.reason,
         "drop": item.drop_id,
         "inspection": item.inspection_id,
-        "plate": {"source": item.source, "key": item.plate_key, "name": item.barcode or item.plate_key},
+        "plate": {"source": item.source, "key": item.plate_key, "name": printable(item.barcode or item.plate_key)},
         "name": drop_name(item.well, item.drop_number),
-        "inspection_name": str(item.inspection_ordinal or path_text(item.inspection_key)),
+        "inspection_name": str(item.inspection_ordinal or printable(path_text(item.inspection_key))),
         "images": _first(photographs(connection, item.drop_id, item.inspection_id), item.image_id),
         "probabilities": {} if asked else probabilities_of(item),
         "model": None if asked else item.model,

@@ -101,5 +101,6 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "sentence": lambda text: marked(sentence(text)),
     "key_name": key_name,
     "day": day,
+    "lines": lambda text: printable(text, keep="\n"),
     "printable": lambda text: "" if text is None else printable(str(text)),
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -74,7 +76,8 @@ def place(path: str) -> int:
 class PageLab:
     """A lab's database, its folder of images, and the page's server that can be killed and started again."""
 
-    def __init__(self, db: Database, url: str, folder: Path) -> None:
+    def __init__(self, db: Database, url: str, folder: Path, **web: Any) -> None:
+        """``web`` are settings of the page besides those of a proxy on this host."""
         self.db, self.folder = db, folder
         self.root = folder / "share"
         self.root.mkdir(parents=True)
@@ -84,13 +87,13 @@ class PageLab:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         self.config = folder / "marcod.toml"
-        self._write(url)
+        self._write(url, {"access": "proxy", "trusted_proxies": ["127.0.0.1"]} | web)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def _write(self, url: str) -> None:
+    def _write(self, url: str, web: dict[str, Any]) -> None:
+        page = "".join(f"{name} = {json.dumps(value)}\n" for name, value in web.items())
         self.config.write_text(
-            f'[store]\nurl = "{url}"\n[web]\naccess = "proxy"\ntrusted_proxies = ["127.0.0.1"]\nport = {self.port}\n'
-            f'public_url = "http://127.0.0.1:{self.port}"\n'
+            f'[store]\nurl = "{url}"\n[web]\n{page}port = {self.port}\npublic_url = "{self.url}"\n'
             f'cache_folder = "{self.folder / "cache"}"\n[review]\naudit_drops = 10\n'
             f'[sources.imager]\nroot = "{self.root}"\nlayout = "rigaku"\num_per_px = 2.5\n'
         )
@@ -130,21 +133,36 @@ class PageLab:
     def _hash(self, claim: Claim) -> str:
         return hashlib.sha256((self.root / claim.path).read_bytes()).hexdigest()
 
-    def start(self, answer: int = 200) -> None:
-        """Start the server, and wait until it answers so on its first page."""
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
         environment = os.environ | {"MARCOD_CONFIG": str(self.config)}
         log = (self.folder / "web.log").open("ab")
         self._process = subprocess.Popen([sys.executable, "-m", "marcod", "web"], env=environment, stderr=log)
         log.close()
-        wait_until(lambda: self._answers(answer), "the page")
+        wait_until(self._answers, "the page")
 
-    def _answers(self, answer: int) -> bool:
+    def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "web.log").read_text()
         try:
-            return httpx.get(self.url, headers={HEADER: "nobody"}).status_code == answer
+            return httpx.get(self.url, headers={HEADER: "nobody"}).status_code < 500
         except httpx.TransportError:
             return False
+
+    def tell(self, path: str, person: str, **body: Any) -> Any:
+        """Send what a page of a person sends, and return the answer."""
+        answer = httpx.post(self.url + path, json=body, headers={HEADER: person, "Origin": self.url})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["saved"]
+
+    def say(self, person: str, drop: int, word: str, inspection: int = 1) -> None:
+        """Let somebody elsewhere label a drop."""
+        given = {"drop": drop, "inspection": inspection, "label": word, "key": uuid4().hex}
+        assert self.tell("/api/labels", person, labels=[given])[0]["state"] == "saved"
+
+    def mark(self, person: str, drop: int, kind: str, text: str = "", inspection: int = 1) -> None:
+        """Let somebody elsewhere write a note or a mark."""
+        self.tell("/api/marks", person, kind=kind, drop=drop, inspection=inspection, text=text, key=uuid4().hex)
 
     def kill(self) -> None:
         """End the server as a power cut does."""

@@ -78,6 +78,8 @@ export class Viewer {
       this.#say(pane, "");
       image?.addEventListener("load", () => this.#draw(), { once: true });
       image?.addEventListener("error", () => this.#tell(pane, image), { once: true });
+      // Loaded ahead, it may have failed already.
+      if (image?.complete && !image.naturalWidth) this.#tell(pane, image);
     }
     if (image) image.alt = name;
     Object.assign(pane, { image, original, heat, um });

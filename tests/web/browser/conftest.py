@@ -1,19 +1,22 @@
 """People with real browsers before a real server over a real database. `make test-web` runs them."""
 
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from page_lab import HEADER, PageLab
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from page_crowd import PageCrowd
+from page_lab import PageLab
+from page_museum import furnish
+from playwright.sync_api import Browser, sync_playwright
 
 from marcod.database.engine import Database
 
 CHROMIUM: Final = Path(os.environ.get("MARCOD_CHROMIUM", "/usr/bin/chromium"))
 FLAGS: Final = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-PATIENCE_MS: Final = 60_000
 
 
 @pytest.fixture(scope="session")
@@ -34,30 +37,46 @@ def lab(db: Database, db_url: str, tmp_path: Path) -> Iterator[PageLab]:
     made.stop()
 
 
-People = Callable[..., Page]
+@pytest.fixture
+def accounts_lab(db: Database, db_url: str, tmp_path: Path) -> Iterator[PageLab]:
+    """A lab whose page has accounts."""
+    made = PageLab(db, db_url, tmp_path / "lab", access="accounts")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def museum(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageLab]:
+    """A lab with something of everything, on SQLite, for tests that only look."""
+    folder = tmp_path_factory.mktemp("museum")
+    url = f"sqlite:///{shutil.copy(sqlite_template, folder / 'marcod.sqlite')}"
+    with closing(Database(url)) as db:
+        made = PageLab(db, url, folder / "lab")
+        furnish(made)
+        yield made
+        made.stop()
+
+
+def crowd(chromium: Browser, lab: PageLab) -> Iterator[PageCrowd]:
+    people = PageCrowd(chromium, lab.url)
+    yield people
+    people.leave()
+    assert people.faults == []
 
 
 @pytest.fixture
-def person(chromium: Browser, lab: PageLab) -> Iterator[People]:
+def person(chromium: Browser, lab: PageLab) -> Iterator[PageCrowd]:
     """Somebody with a browser of their own. What the policy of contents blocks, or a script throws, fails the test."""
-    contexts: list[BrowserContext] = []
-    faults: list[str] = []
-
-    def come(name: str = "ann", **more: Any) -> Page:
-        context = chromium.new_context(extra_http_headers={HEADER: name}, base_url=lab.url, **more)
-        context.set_default_timeout(PATIENCE_MS)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.extend(blocked(message)))
-        return page
-
-    yield come
-    for context in contexts:
-        context.close()
-    assert faults == []
+    yield from crowd(chromium, lab)
 
 
-def blocked(message: ConsoleMessage) -> list[str]:
-    """What a message of the browser says of the policy of contents."""
-    return [message.text] if "Content Security Policy" in message.text else []
+@pytest.fixture
+def visitor(chromium: Browser, museum: PageLab) -> Iterator[PageCrowd]:
+    """Somebody in the museum."""
+    yield from crowd(chromium, museum)
+
+
+@pytest.fixture
+def account(chromium: Browser, accounts_lab: PageLab) -> Iterator[PageCrowd]:
+    """Somebody who has to log in."""
+    yield from crowd(chromium, accounts_lab)

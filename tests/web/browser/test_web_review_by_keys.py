@@ -1,15 +1,14 @@
 """The review in real browsers: nobody gets what somebody else has, and an audit shows no score before the answer."""
 
 import json
-from collections.abc import Callable
 
 import pytest
+from page_crowd import PageCrowd as People
 from page_lab import PageLab
 from page_people import given, saved, visit
 from playwright.sync_api import Page, Response
 
 pytestmark = [pytest.mark.web, pytest.mark.timeout(900)]
-People = Callable[..., Page]
 
 
 @pytest.fixture
