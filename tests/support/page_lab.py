@@ -112,9 +112,13 @@ class PageLab:
         drops: int = 1,
         grid: int = 96,
         modality: Modality = Modality.VISIBLE,
+        seed: int = 0,
         **more: Any,
     ) -> None:
-        """Let a plate arrive, and be scored where it is in the model's light; every fifth drop has crystals."""
+        """Let a plate arrive, and be scored where it is in the model's light; every fifth drop has crystals.
+
+        Images with another ``seed``, which five divides, are those of no other plate.
+        """
         for ordinal in inspections:
             at = utc(days=7 * (ordinal - 1))
             files = []
@@ -123,7 +127,7 @@ class PageLab:
                 values = {"inspection_ordinal": ordinal, "captured_at": at} | more
                 seen = DropImage("rigaku", plate, str(ordinal), row, column, number % drops + 1, modality, **values)
                 path = f"{plate}/{ordinal}/{modality}/{seen.well}_{seen.drop}.jpg"
-                data = jpeg(number % 4 * 5 if place(path) % 5 == 0 else number % 20 * 5 + 1)
+                data = jpeg(seed + (number % 4 * 5 if place(path) % 5 == 0 else number % 20 * 5 + 1))
                 (self.root / path).parent.mkdir(parents=True, exist_ok=True)
                 (self.root / path).write_bytes(data)
                 files.append(Sighting(path, len(data), (self.root / path).stat().st_mtime_ns, seen))

@@ -47,7 +47,7 @@ def furnish(lab: PageLab) -> None:
     lab.plate(24, (1, 2), drops=2)
     lab.plate(3, (2,), modality=Modality.UV)
     lab.plate(2, plate=HOSTILE_KEY, barcode=HOSTILE)
-    lab.plate(len(BROKEN) + 2, plate="broken")
+    lab.plate(len(BROKEN) + 2, plate="broken", seed=1000)
     folder = lab.root / "broken" / "1" / str(Modality.VISIBLE)
     break_files(sorted(folder.iterdir()), lab.folder)
     db = lab.db

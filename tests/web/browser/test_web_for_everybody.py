@@ -26,7 +26,7 @@ STATES = {
     "the keys of a drop": ("/drop/1", "?", "#keys[open]"),
     "a note is written": ("/drop/1", "n", "#note:visible"),
     "two dates": ("/drop/1?from=plate&inspection=2", "b", ".viewer.two .pane:nth-child(2) img"),
-    "two dates with heat": ("/drop/1?from=plate&inspection=2", "bh", ".pane-name:has-text('no heat map')"),
+    "two dates with heat": ("/drop/1?from=plate&inspection=2", "bh", ".pane-said:has-text('no heat map')"),
     "another light": ("/drop/1?from=plate&inspection=2", "v", "#name"),
     "zoomed": ("/drop/1", "z", ".viewer.zoomed"),
     "to go to a well": ("/drop/1", "g", "#goto[open]"),
