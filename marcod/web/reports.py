@@ -63,7 +63,9 @@ def model(request: Request) -> Response:
     except ConfigError as error:
         raise NotFoundError(str(error)) from error
     history = _registry(site_of(request)).history(known)
-    metrics = [(name, run_words.number(value)) for name, value in _flat(registry.metrics(known) or {})]
+    its = registry.metrics(known) or {}
+    # What the bundle says in sentences stands above its numbers.
+    metrics = [(name, run_words.number(value)) for name, value in _flat(its) if name != "notice"]
     architecture = "" if known.record is None else _architecture(known.record)
     values: dict[str, Any] = {"metrics": metrics, "history": history, "architecture": architecture}
     return render(request, "model.html", model=known, **values)

@@ -36,6 +36,13 @@ def test_models_are_listed_with_the_champion_first(client: TestClient, db: Datab
     assert client.get("/models/nonsense").status_code == 404
 
 
+def test_the_notice_of_a_bundle_is_one_line_that_can_be_read(client: TestClient) -> None:
+    shown = client.get("/models/lite0:1").text
+    assert "\ufffd" not in shown
+    assert shown.count("photographs and flags") == 1
+    assert "<dd>efficientnet-lite0, 224 x 224 pixels</dd>" in shown
+
+
 def test_without_a_champion_the_pages_answer(client: TestClient) -> None:
     assert client.get("/models").status_code == 200
     text = client.get("/status").text
