@@ -23,7 +23,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -230,10 +230,13 @@ class Appearance:
 
 
 def appearance(pixels: NDArray[np.float32]) -> Appearance:
-    """Measure the look of a prepared image, float32 [size, size, 3] in -1..1.
+    """Measure the look of a prepared image, float32 [size, size, 3] in -1..1; of several squares the mean of theirs.
 
     Measured on what the model sees, so that imagers with sensors of different sizes compare.
     """
+    if pixels.ndim > 3:
+        parts = [appearance(square) for square in pixels]
+        return Appearance(*(float(np.mean([getattr(p, f.name) for p in parts])) for f in fields(Appearance)))
     grey = (pixels @ _LUMA) * np.float32(0.5) + np.float32(0.5)
     brightness = float(grey.mean())
     across, down = grey[:, 2:] - grey[:, :-2], grey[2:] - grey[:-2]

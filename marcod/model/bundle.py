@@ -102,7 +102,7 @@ class Origin(_Table):
 
 
 class Conversion(_Table):
-    """Comparison of a version of lower precision with its parent on the lab's own images, made when it was derived.
+    """Comparison of a version of another precision or coverage with its parent on the lab's own images.
 
     ``agreement`` is the share of ``images`` with the same class; ``largest`` and ``mean`` are changes of a probability;
     ``hits_changed`` counts images that are a hit of one and not of the other, each at its own threshold. ``refusal``
@@ -129,8 +129,8 @@ class BundleRecord(_Table):
     ``licence_text`` goes with the weights wherever their licence asks for it. ``trained_on`` lists what the weights
     learned from, their parents' share included. ``synthetic`` follows from it: rendered drops alone. ``notice`` is
     shown wherever the model is: what a person must know before trusting a score. ``precision`` is the network's, and
-    ``conversion`` compares a version of lower precision with its parent. A committee's members have precisions of
-    their own.
+    ``conversion`` compares a version of another precision or coverage with its parent. A committee's members have
+    precisions of their own.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -482,7 +482,7 @@ def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterat
                 prepared.append(predictor.prepare(image.data))
             except ImageError as error:
                 raise BundleError(f"{name}: golden image {image.name} cannot be read: {error}") from error
-        yield from predictor.predict(np.stack(prepared))
+        yield from predictor.predict(predictor.stack(prepared))
 
 
 def new_record(**values: Any) -> BundleRecord:

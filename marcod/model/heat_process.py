@@ -1,7 +1,7 @@
 """Heat map of one image, drawn by a process of its own: its memory and its minutes are not those of who asks.
 
-It reads the image from standard input and writes a JPEG of the whole image, with heat over the centre square that the
-network sees, to standard output. It ends with 1 and one sentence on standard error where it cannot.
+It reads the image from standard input and writes a JPEG of the whole image, with heat over the square that the
+score comes from, to standard output. It ends with 1 and one sentence on standard error where it cannot.
 """
 
 import io

@@ -11,6 +11,7 @@ Guarantees:
 
 * The same image, model and recipe give the same bytes on the same machine.
 * Memory is bounded by one batch.
+* Of a network that looks at whole images, the square is explained that gave the crystal probability.
 """
 
 import io
@@ -24,9 +25,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from marcod.domain import CLASSES, DropClass
+from marcod import images
+from marcod.domain import CLASSES, CRYSTALS, DropClass
 from marcod.errors import BundleError
-from marcod.model import bundle, families, network, preprocess, probabilities
+from marcod.model import bundle, families, network, preprocess, probabilities, squares
 from marcod.model.bundle import BundleRecord, folding
 from marcod.model.committee import Member
 
@@ -55,10 +57,22 @@ _USUAL: Final = SmoothGradNoise()
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """Heat map: ``values``, float32 [size, size] from 0 to 1 over the centre square; four ``probabilities``."""
+    """Heat map: ``values``, float32 [size, size] from 0 to 1 over one square of the image; four ``probabilities``.
+
+    ``square`` is its number and how many squares there are; by default it is the central one. None is of a committee
+    whose members look at different squares: there the values are float32 [height, width] over the whole image.
+    """
 
     values: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    square: tuple[int, int] | None = (0, 1)
+
+    def seen(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the view of an image uint8 [height, width, 3] that the values are of."""
+        if self.square is None:
+            return rgb
+        (height, width), (number, count) = rgb.shape[:2], self.square
+        return squares.places(height, width, count)[number].of(rgb)
 
 
 class Attribution(Protocol):
@@ -108,10 +122,30 @@ class CommitteeAttribution:
             return self._members[number].explain(data, target, recipe, lambda done: progress((before + done) // parts))
 
         heats = [of_member(number) for number in range(len(self._members))]
-        side = max(len(heat.values) for heat in heats)
-        total = sum(share * _resized(heat.values, side) for share, heat in zip(rule.shares, heats, strict=True))
+        square, laid = _together(heats, data)
+        total = sum(share * values for share, values in zip(rule.shares, laid, strict=True))
         logits = rule.logits(np.stack([heat.probabilities for heat in heats])[np.newaxis])
-        return Heat(_scaled(np.asarray(total)), probabilities.softmax(logits / self.record.temperature)[0])
+        return Heat(_scaled(np.asarray(total)), probabilities.softmax(logits / self.record.temperature)[0], square)
+
+
+def _together(heats: Sequence[Heat], data: bytes) -> tuple[tuple[int, int] | None, list[NDArray[np.float32]]]:
+    """Bring the members' values to one size: over the square that all look at, else over the whole image."""
+    side = max(len(heat.values) for heat in heats)
+    if len({heat.square for heat in heats}) == 1:
+        return heats[0].square, [_resized(heat.values, side) for heat in heats]
+    header = images.inspect(data)
+    scale = side / min(header.width, header.height)
+    shape = round(header.height * scale), round(header.width * scale)
+    return None, [_over_whole(heat, *shape) for heat in heats]
+
+
+def _over_whole(heat: Heat, height: int, width: int) -> NDArray[np.float32]:
+    """Lay a member's values at their place in a whole image, and none around them."""
+    whole = np.zeros((height, width), np.float32)
+    number, count = heat.square or (0, 1)
+    top, left, side = squares.places(height, width, count)[number]
+    whole[top : top + side, left : left + side] = _resized(heat.values, side)
+    return whole
 
 
 class NetworkAttribution:
@@ -122,6 +156,7 @@ class NetworkAttribution:
     ) -> None:
         architecture = families.architecture(record.architecture)
         self.record, self._folding = record, folding(record)
+        self._crystals = self._folding[:, CRYSTALS] > 0
         self.batch_size = batch_size or min(LARGEST_BATCH, max(1, BATCH_PIXELS // architecture.input_size**2))
         self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
         self._gradient = network.saliency(architecture, weights, record.temperature)
@@ -138,26 +173,40 @@ class NetworkAttribution:
         if not members.any():
             own = ", ".join(self.record.classes)
             raise BundleError(f"no class of {self.record.name} counts as {target.value}; its classes are {own}")
-        clean = preprocess.read(data, self._preprocessing)
-        total = np.zeros(clean.shape, np.float64)
-        logits = np.empty((1, len(members)), np.float32)
-        # The image itself goes in front for its score; the mean is over its noisy copies alone.
-        for start in range(-1, recipe.samples, self.batch_size):
+        clean = self._read(data)
+        parts = [clean[start : start + self.batch_size] for start in range(0, len(clean), self.batch_size)]
+        logits = np.concatenate([self._slopes(part, members)[0] for part in parts])
+        number = squares.best(logits, self._crystals)
+        total = np.zeros(clean.shape[1:], np.float64)
+        for start in range(0, recipe.samples, self.batch_size):
             numbers = range(start, min(start + self.batch_size, recipe.samples))
-            batch = np.zeros((self.batch_size, *clean.shape), np.float32)
-            batch[: len(numbers)] = [_copy(clean, recipe, number) for number in numbers]
-            found, slopes = self._gradient(batch, members)
-            logits = found[:1] if start < 0 else logits
-            total += slopes[1 if start < 0 else 0 : len(numbers)].sum(axis=0, dtype=np.float64)
+            _, slopes = self._slopes([_copy(clean[number], recipe, each) for each in numbers], members)
+            total += slopes.sum(axis=0, dtype=np.float64)
             progress(numbers.stop)
         strength = np.abs(total / recipe.samples).sum(axis=2)
-        return Heat(_normalized(strength), probabilities.softmax(logits / self.record.temperature)[0] @ self._folding)
+        score = squares.combined(logits, self._crystals)[np.newaxis]
+        own = probabilities.softmax(score / self.record.temperature)[0]
+        return Heat(_normalized(strength), own @ self._folding, (number, len(clean)))
+
+    def _read(self, data: bytes) -> NDArray[np.float32]:
+        """Decode and prepare the squares that are looked at, float32 [squares, size, size, 3]."""
+        with preprocess.decoded(data, self._preprocessing) as rgb:
+            if self._preprocessing.coverage == "whole":
+                return preprocess.prepare_whole(rgb, self._preprocessing)
+            return preprocess.prepare(rgb, self._preprocessing)[np.newaxis]
+
+    def _slopes(
+        self, pixels: Sequence[NDArray[np.float32]] | NDArray[np.float32], members: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return logits and slopes of up to one batch of prepared squares."""
+        batch = np.zeros((self.batch_size, *pixels[0].shape), np.float32)
+        batch[: len(pixels)] = pixels
+        logits, slopes = self._gradient(batch, members)
+        return logits[: len(pixels)], slopes[: len(pixels)]
 
 
 def _copy(clean: NDArray[np.float32], recipe: SmoothGradNoise, number: int) -> NDArray[np.float32]:
-    """Make noisy copy ``number``, or the image itself for -1; each from a seed of its own, whatever the batches are."""
-    if number < 0:
-        return clean
+    """Make noisy copy ``number``, each from a seed of its own, whatever the batches are."""
     draw = np.random.default_rng((recipe.seed, number)).standard_normal(clean.shape, np.float32)
     return clean + draw * np.float32(recipe.noise * np.ptp(clean))
 
@@ -189,36 +238,39 @@ _COLOURS: Final = np.array([(48, 8, 96), (150, 20, 110), (230, 70, 50), (255, 16
 def draw(
     rgb: NDArray[np.uint8], heat: Heat, caption: Sequence[str], *, notice: str = "", text: Mapping[str, str]
 ) -> bytes:
-    """Draw a PNG: the heat over the grey centre square of the image uint8 [height, width, 3], above a strip of text.
+    """Draw a PNG: the heat over an image uint8 [height, width, 3], above a strip of text.
+
+    The square that the score comes from is grey. Around the central one the image is cut away.
 
     The first line of ``caption`` is the title; ``notice`` is drawn as a warning; ``text`` goes into the file's text
     chunks. The file has no time, so the same arguments give the same bytes.
     """
-    image = Image.fromarray(_overlay(preprocess.centre_square(rgb), heat.values))
+    whole = heat.square != (0, 1)
+    image = Image.fromarray(over(rgb, heat) if whole else _overlay(heat.seen(rgb), heat.values))
     strip = _strip(image.width, caption, notice)
-    whole = Image.new("RGB", (image.width, image.height + strip.height))
-    whole.paste(image, (0, 0))
-    whole.paste(strip, (0, image.height))
+    sheet = Image.new("RGB", (image.width, image.height + strip.height))
+    sheet.paste(image, (0, 0))
+    sheet.paste(strip, (0, image.height))
     chunks = PngInfo()
     for name, value in text.items():
         chunks.add_text(name, value)
     buffer = io.BytesIO()
-    whole.save(buffer, "PNG", pnginfo=chunks)
+    sheet.save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
 
 
 def over(rgb: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
-    """Lay the heat over the grey centre square of an image uint8 [height, width, 3]; around it the image stays."""
+    """Lay the heat at its place over an image uint8 [height, width, 3], grey there; around it the image stays."""
     drawn = rgb.copy()
-    square = preprocess.centre_square(drawn)
-    square[:] = _overlay(square, heat.values)
+    seen = heat.seen(drawn)
+    seen[:] = _overlay(seen, heat.values)
     return drawn
 
 
-def _overlay(square: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    side = len(square)
-    grey = np.asarray(Image.fromarray(square).convert("L"), np.float32)[:, :, np.newaxis]
-    return _heated(grey, _resized(values, side))
+def _overlay(seen: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    grey = np.asarray(Image.fromarray(seen).convert("L"), np.float32)[:, :, np.newaxis]
+    resized = Image.fromarray(values).resize(seen.shape[1::-1], Image.Resampling.BILINEAR)
+    return _heated(grey, np.asarray(resized))
 
 
 def _heated(grey: NDArray[np.float32], values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Predictors: a network, or a committee of networks, behind the same calls.
 
 Callers prepare an image's bytes, stack what they get, and predict. What an input looks like is the predictor's own
-matter: a network takes its pixels, a committee those of all its members, laid one after another.
+matter: a network takes the pixels of one square, or of all squares of a whole image; a committee those of all its
+members, laid one after another.
 """
 
 from abc import ABC, abstractmethod
@@ -12,15 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from marcod.domain import CRYSTALS
 from marcod.errors import BundleError
+from marcod.model import squares
 from marcod.model.probabilities import softmax
 
 if TYPE_CHECKING:
     from marcod.model.bundle import BundleRecord
 
+Batch = NDArray[np.float32] | Sequence[NDArray[np.float32]]
+"""Prepared images: of one shape in one array, or one after another."""
+
 
 class Predictor(ABC):
-    """Model that scores images in batches of one shape.
+    """Model that scores images in batches.
 
     :meth:`prepare` and :meth:`inputs` may run in many threads; the rest belongs to one thread at a time.
     """
@@ -29,7 +35,6 @@ class Predictor(ABC):
         from marcod.model import bundle
 
         self.record, self.batch_size = record, batch_size
-        self._room: NDArray[np.float32] | None = None
         self._fold = bundle.folding(record)
 
     @property
@@ -45,7 +50,7 @@ class Predictor(ABC):
     @property
     @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one prepared image."""
+        """The shape of one prepared image; of a square one where whole images are looked at."""
 
     @abstractmethod
     def inputs(self, data: bytes, wanted: Collection[int]) -> dict[int, NDArray[np.float32]]:
@@ -53,23 +58,18 @@ class Predictor(ABC):
 
     @abstractmethod
     def prepare(self, data: bytes) -> NDArray[np.float32]:
-        """Prepare an image's bytes, float32 of :attr:`input_shape`. Raises ImageError."""
+        """Prepare an image's bytes, float32. Raises ImageError."""
 
     @abstractmethod
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Return logits float32 [n, classes] of prepared images, before the temperature."""
 
-    def stack(self, prepared: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Lay up to ``batch_size`` prepared images into one batch, which is valid until the next call.
+    @abstractmethod
+    def stack(self, prepared: Sequence[NDArray[np.float32]]) -> Batch:
+        """Lay up to ``batch_size`` prepared images into one batch, which is valid until the next call."""
 
-        Its memory is kept, because the kernel takes longer to find new pages than the images to be copied.
-        """
-        if self._room is None:
-            self._room = np.empty((self.batch_size, *self.input_shape), np.float32)
-        return np.stack(prepared, out=self._room[: len(prepared)])
-
-    def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Predict probabilities float32 [n, classes] of prepared images [n, ...], n up to ``batch_size``.
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Predict probabilities float32 [n, classes] of prepared images, n up to ``batch_size``.
 
         The networks are compiled for one shape, whatever n is. Raises ValueError on other shapes.
         """
@@ -79,13 +79,24 @@ class Predictor(ABC):
         """Fold probabilities of the model's own classes [n, classes] to float32 [n, 4], columns as domain.CLASSES."""
         return np.asarray(probabilities @ self._fold, np.float32)
 
-    def _check(self, batch: NDArray[np.float32]) -> None:
-        if batch.shape[1:] != self.input_shape or len(batch) > self.batch_size:
-            raise ValueError(f"a batch must be [up to {self.batch_size}, {self.input_shape}], not {batch.shape}")
+    @abstractmethod
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """Check the shape of a prepared image."""
+
+    def _check(self, batch: Batch) -> None:
+        strange = [image.shape for image in batch if not self._fits(image.shape)]
+        if strange or len(batch) > self.batch_size:
+            shape = strange[0] if strange else self.input_shape
+            raise ValueError(
+                f"a batch must be [up to {self.batch_size}, {self.input_shape}], not {(len(batch), *shape)}"
+            )
 
 
 class NetworkPredictor(Predictor):
-    """Predictor of one network; an input is its pixels, float32 [size, size, 3] in -1..1."""
+    """Predictor of one network; an input is its pixels, float32 [size, size, 3] in -1..1.
+
+    Where it looks at whole images, an input is their squares, float32 [squares, size, size, 3].
+    """
 
     def __init__(self, record: "BundleRecord", weights: Mapping[str, NDArray[np.float32]], batch_size: int = 8) -> None:
         # Here, not above: reading a record must not cost the seconds that importing TensorFlow takes.
@@ -101,7 +112,10 @@ class NetworkPredictor(Predictor):
                 f"pixels, but {len(record.classes)} classes and images of {self._preprocessing.size} pixels"
             )
         self._pixels = (architecture.input_size, architecture.input_size, 3)
-        self._inspect, self._decoded, self._shape = images.inspect, preprocess.decoded, preprocess.prepare
+        self._whole, self._room = self._preprocessing.coverage == "whole", np.empty(0, np.float32)
+        self._crystals = self._fold[:, CRYSTALS] > 0
+        self._inspect, self._decoded = images.inspect, preprocess.decoded
+        self._shape = preprocess.prepare_whole if self._whole else preprocess.prepare
         self._logits = network.compiled(architecture, weights, batch_size, record.precision)
 
     @property
@@ -110,7 +124,7 @@ class NetworkPredictor(Predictor):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return self._pixels
+        return (1, *self._pixels) if self._whole else self._pixels
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
         with self.decoded(data) as rgb:
@@ -132,19 +146,50 @@ class NetworkPredictor(Predictor):
         """Crop, resize and scale a decoded image to an input."""
         return self._shape(rgb, self._preprocessing)
 
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    @property
+    def looks_at_whole_images(self) -> bool:
+        """True if an input is all squares of an image."""
+        return self._whole
+
+    def stack(self, prepared: Sequence[NDArray[np.float32]]) -> Batch:
+        # The squares of whole images are laid part by part.
+        return prepared if self._whole else self._laid(prepared)
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
         self._check(batch)
-        return self._logits(batch)
+        if not self._whole:
+            return self._logits(batch if isinstance(batch, np.ndarray) else self._laid(batch))
+        every = [square for image in batch for square in image]
+        found = np.empty((len(every), len(self.record.classes)), np.float32)
+        for start in range(0, len(every), self.batch_size):
+            part = every[start : start + self.batch_size]
+            found[start : start + len(part)] = self._logits(self._laid(part))
+        ends = np.cumsum([len(image) for image in batch])
+        return np.stack([squares.combined(own, self._crystals) for own in np.split(found, ends[:-1])])
+
+    def _laid(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Lay squares one after another into memory that is kept: the kernel takes longer to find new pages."""
+        if not len(self._room):
+            self._room = np.empty((self.batch_size, *self._pixels), np.float32)
+        return np.stack(pixels, out=self._room[: len(pixels)])
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        if not self._whole:
+            return shape == self._pixels
+        return shape[1:] == self._pixels and 0 < shape[0] <= squares.MOST
 
 
 class CommitteePredictor(Predictor):
-    """Predictor of a committee; an input is the pixels of all members, one after another, float32 [numbers]."""
+    """Predictor of a committee; an input is the pixels of all members, one after another, float32 [numbers].
+
+    In front of them is for each member how many squares it has beyond the first.
+    """
 
     def __init__(self, record: "BundleRecord", members: Sequence[NetworkPredictor], batch_size: int = 8) -> None:
         super().__init__(record, batch_size)
         assert record.committee is not None
         self._committee, self._members = record.committee, tuple(members)
-        self._ends = np.cumsum([int(np.prod(member.input_shape)) for member in members]).tolist()
+        self._sizes = [int(np.prod(member.input_shape)) for member in members]
 
     @property
     def networks(self) -> tuple[NetworkPredictor, ...]:
@@ -152,11 +197,13 @@ class CommitteePredictor(Predictor):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return (self._ends[-1],)
+        return (len(self._sizes) + sum(self._sizes),)
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
         found = self.inputs(data, range(len(self._members)))
-        return np.concatenate([found[index].reshape(-1) for index in range(len(self._members))])
+        flat = [found[index].reshape(-1) for index in range(len(self._members))]
+        more = [len(pixels) // size - 1 for pixels, size in zip(flat, self._sizes, strict=True)]
+        return np.concatenate([np.array(more, np.float32), *flat])
 
     def inputs(self, data: bytes, wanted: Collection[int]) -> dict[int, NDArray[np.float32]]:
         # Once for all that decode at the same size: another size's pixels would change a member's own scores.
@@ -169,17 +216,31 @@ class CommitteePredictor(Predictor):
                 found |= {index: self._members[index].shape(rgb) for index in indices}
         return found
 
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def stack(self, prepared: Sequence[NDArray[np.float32]]) -> Batch:
+        return prepared
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
         return self._committee.logits(self.scores(batch))
 
-    def scores(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, batch: Batch) -> NDArray[np.float32]:
         """Return the members' probabilities of prepared images, float32 [n, members, 4] as domain.CLASSES."""
         self._check(batch)
-        scores = [
-            member.fold(member.predict(np.ascontiguousarray(part).reshape(len(batch), *member.input_shape)))
-            for member, part in zip(self._members, np.split(batch, self._ends[:-1], axis=1), strict=True)
+        apart = zip(*(self._apart(image) for image in batch), strict=True)
+        pairs = zip(self._members, apart, strict=True)
+        return np.stack([member.fold(member.predict(member.stack(own))) for member, own in pairs], axis=1)
+
+    def _apart(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Take a prepared image apart into those of the members."""
+        counts = [1 + int(more) for more in image[: len(self._sizes)]]
+        sizes = [count * size for count, size in zip(counts, self._sizes, strict=True)]
+        parts = np.split(image[len(self._sizes) :], np.cumsum(sizes)[:-1])
+        shapes = [member.input_shape for member in self._members]
+        return [
+            part.reshape(-1, *s[1:]) if len(s) > 3 else part.reshape(s) for part, s in zip(parts, shapes, strict=True)
         ]
-        return np.stack(scores, axis=1)
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 1 and shape[0] >= self.input_shape[0]
 
     def combine(self, scores: ArrayLike) -> NDArray[np.float32]:
         """Return probabilities float32 [n, 4] from the members' own, [n, members, 4] as domain.CLASSES."""

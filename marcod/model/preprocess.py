@@ -22,7 +22,8 @@ from PIL import Image
 
 from marcod import images
 from marcod.errors import BundleError
-from marcod.model import jpeg
+from marcod.model import jpeg, squares
+from marcod.model.squares import Coverage
 
 Resize = Literal["bilinear-tf1", "area"]
 
@@ -38,20 +39,23 @@ _DECODER_MODES: Final = ("RGB", "L")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Parameters that bring images to ``size`` x ``size`` pixels after the centre crop to a square.
+    """Parameters that bring squares of images to ``size`` x ``size`` pixels.
 
     ``bilinear-tf1`` is the published graph's resize: four neighbours, no half-pixel centres, no antialiasing.
     ``area`` averages all pixels under an output pixel, so that needles survive strong shrinking. JPEGs are decoded at
     1/2, 1/4 or 1/8 of their size, down to ``1 / decode_ratio``, as long as the shorter side keeps ``size`` pixels.
+    The network looks at the central square, or with ``coverage`` "whole" at as many as :mod:`squares` says.
     """
 
     size: int
     resize: Resize
     decode_ratio: int = 1
+    coverage: Coverage = "centre"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for bundle.toml."""
-        return asdict(self)
+        """Return plain values for bundle.toml, which says nothing of the central square."""
+        values = asdict(self)
+        return central(values) if self.coverage == "centre" else values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -65,6 +69,8 @@ class Preprocessing:
         if record.decode_ratio not in DECODE_RATIOS:
             allowed = ", ".join(map(str, DECODE_RATIOS))
             raise BundleError(f"the bundle's [preprocessing] has decode_ratio {record.decode_ratio!r}, not {allowed}")
+        if record.coverage not in get_args(Coverage):
+            raise BundleError(f"the bundle's [preprocessing] asks for the unknown coverage {record.coverage!r}")
         return record
 
     def ratio(self, width: int, height: int) -> int:
@@ -73,8 +79,13 @@ class Preprocessing:
         return max(allowed, default=1)
 
 
+def central(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a ``[preprocessing]`` that looks at the central square, whatever it looked at before."""
+    return {name: value for name, value in values.items() if name != "coverage"}
+
+
 def read(data: bytes, record: Preprocessing) -> NDArray[np.float32]:
-    """Decode and prepare an image, float32 [size, size, 3] in -1..1. Raises ImageError as :func:`decoded` does."""
+    """Decode an image and prepare its central square as :func:`prepare` does. Raises ImageError as :func:`decoded`."""
     with decoded(data, record) as rgb:
         return prepare(rgb, record)
 
@@ -101,7 +112,7 @@ def decoded(data: bytes, record: Preprocessing | None = None) -> Iterator[NDArra
 
 
 def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32]:
-    """Prepare the network's input, float32 [size, size, 3] in -1..1, from uint8 [height, width, 3]."""
+    """Prepare the central square, float32 [size, size, 3] in -1..1, of an image uint8 [height, width, 3]."""
     square = centre_square(rgb)
     if record.resize == "area":
         shrunk = Image.fromarray(square).resize((record.size, record.size), Image.Resampling.BOX)
@@ -117,12 +128,18 @@ def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32
     return scaled
 
 
+def prepare_whole(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32]:
+    """Prepare all squares of an image uint8 [height, width, 3] as :func:`prepare`, float32 [squares, size, size, 3]."""
+    height, width = rgb.shape[:2]
+    places = squares.places(height, width, squares.needed(height, width))
+    return np.stack([prepare(place.of(rgb), record) for place in places])
+
+
 def centre_square(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Crop the central square of side min(height, width); an odd pixel left over is on the right and bottom.
 
     Source: ``resize_image_with_crop_or_pad`` in the published graph, which floors the offsets.
     """
     height, width = rgb.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return rgb[top : top + side, left : left + side]
+    (place,) = squares.places(height, width, 1)
+    return place.of(rgb)

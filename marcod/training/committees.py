@@ -19,6 +19,7 @@ from marcod.model.bundle import BundleRecord
 from marcod.model.combining import CommitteeMember
 from marcod.model.committee import Committee, Member
 from marcod.model.predictor import CommitteePredictor, NetworkPredictor
+from marcod.model.preprocess import Preprocessing
 from marcod.model.registry import Registry
 from marcod.settings import TrainSettings
 from marcod.training import calibrate, data
@@ -40,7 +41,8 @@ def learner(champion: BundleRecord, registry: Registry, settings: TrainSettings)
     """Return the record of the network that learns: the champion itself, or one member of a committee.
 
     ``train.member`` names it; else it is the one that learned from this lab before, else the smallest, which learns
-    quickest. Raises ConfigError for a name that no member has, BundleError for a member that is not here.
+    quickest. One that is :func:`unteachable` comes last. Raises ConfigError for a name that no member has, BundleError
+    for a member that is not here.
     """
     if champion.committee is None:
         return champion
@@ -51,11 +53,23 @@ def learner(champion: BundleRecord, registry: Registry, settings: TrainSettings)
         names = ", ".join(m.name for m in members)
         raise ConfigError(f"train.member: {champion.name} has no member {settings.member}; its members are {names}")
     folders = {m: registry.member_folder(champion, m) for m in members}
+    records = {m: bundle.read(folder) for m, folder in folders.items()}
 
-    def size(member: Member) -> int:
-        return (folders[member] / bundle.WEIGHTS_FILE).stat().st_size
+    def order(member: Member) -> tuple[bool, int]:
+        return unteachable(records[member]) is not None, (folders[member] / bundle.WEIGHTS_FILE).stat().st_size
 
-    return bundle.read(folders[min(named or own or members, key=size)])
+    return records[min(named or own or members, key=order)]
+
+
+def unteachable(record: BundleRecord) -> str | None:
+    """Return why a network cannot learn; None if it can. Training sees central squares, and so do its thresholds."""
+    if Preprocessing.from_dict(record.preprocessing).coverage == "centre":
+        return None
+    return (
+        f"{record.name}:{record.version} looks at whole images, and training at central squares; promote its parent "
+        f"{record.parent}, retrain, and derive a version for whole images from what comes of it "
+        "(`marcod model convert NAME:VERSION --coverage whole`)"
+    )
 
 
 def rebuild(
@@ -135,7 +149,7 @@ def _validation(context: TrainContext, predictor: CommitteePredictor) -> tuple[T
     for batch in predictions.prepared(rows.files, range(len(rows)), predictor, context.threads):
         inputs = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
         if inputs:
-            found.update(zip(inputs, predictor.scores(np.stack(list(inputs.values()))), strict=True))
+            found.update(zip(inputs, predictor.scores(predictor.stack(list(inputs.values()))), strict=True))
         done += len(batch)
         context.report("asking the members", done, len(rows))
     kept = np.array(sorted(found), np.intp)

@@ -1,13 +1,14 @@
-"""Conversion of a model version to a lower precision, and its comparison with the parent on the lab's own images.
+"""Conversion of a model version to a lower precision or to whole images, and its comparison with the parent.
 
 Guarantees:
 
-* The parent's weights stay as they are; a version of another precision is a version of its own.
+* The parent's weights stay as they are; a version of another precision or coverage is a version of its own.
 * Its threshold calls as many of the lab's images hits as the parent's does, and finds as many labelled crystals.
 * One that loses crystals beyond ``train.recall_margin`` says so in its record, and cannot become champion.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import floor
 from pathlib import Path
@@ -15,16 +16,19 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from marcod.database.engine import Database
 from marcod.domain import CLASSES, CRYSTALS, DropClass, Modality, Precision, Split
 from marcod.errors import ConfigError, NotFoundError
 from marcod.evaluate import calibration, gate, labelled, metrics, paired, predictions
 from marcod.evaluate.labelled import Labelled
-from marcod.evaluate.predictions import Predictions
-from marcod.model import bundle
+from marcod.evaluate.predictions import Outcome, Predictions
+from marcod.model import bundle, preprocess
 from marcod.model.bundle import BundleRecord, Conversion, Threshold
 from marcod.model.predictor import NetworkPredictor, Predictor
+from marcod.model.preprocess import Preprocessing
+from marcod.model.squares import Coverage
 from marcod.settings import TrainSettings
 from marcod.store.versions import Version
 from marcod.text import count
@@ -32,6 +36,9 @@ from marcod.training import assess, snapshot_rows
 
 SAMPLE: Final = 1000
 """Images of the lab, besides the labelled ones, that both versions score."""
+
+_WIDE: Final = 256
+"""Height in pixels of the golden image of whole images; it is twice as wide."""
 
 _DECIMALS: Final = calibration.DECIMALS
 
@@ -101,23 +108,45 @@ def _labelled(
         return ()
 
 
-def require_convertible(record: BundleRecord, precision: Precision) -> None:
-    """Check that a version can be converted. Raises ConfigError."""
+def require_convertible(record: BundleRecord, precision: Precision | None, coverage: Coverage | None = None) -> None:
+    """Check that a version can be converted to another precision, another coverage, or both. Raises ConfigError."""
     name = f"{record.name}:{record.version}"
     if record.committee is not None:
         members = ", ".join(map(str, record.committee.members))
         raise ConfigError(f"{name} is a committee; convert its members ({members}) and combine those")
+    if precision is None and coverage is None:
+        raise ConfigError("nothing to convert; give --precision, --coverage or both")
+    if coverage is not None and coverage == Preprocessing.from_dict(record.preprocessing).coverage:
+        raise ConfigError(f"{name} looks at {_LOOKS_AT[coverage]} already")
+    if precision is None:
+        if record.precision is Precision.INT8:
+            raise ConfigError(
+                f"{name} calculates in int8; convert its parent, {record.parent}, with both --precision and --coverage"
+            )
+        return
     if record.precision is not Precision.FLOAT32:
         raise ConfigError(f"{name} calculates in {record.precision} already; convert its parent, {record.parent}")
     if precision is Precision.FLOAT32:
         raise ConfigError(f"{name} calculates in float32 already; give --precision bfloat16, float16 or int8")
 
 
-def converted(parent: BundleRecord, number: int, precision: Precision) -> BundleRecord:
-    """Make the record of a version of another precision; its threshold is still the parent's."""
-    kept = parent.model_dump(exclude={"files", "libraries", "created_at", "version", "parent", "precision"})
-    named = f"{parent.name}:{parent.version}"
-    return bundle.new_record(**kept, version=number, parent=named, precision=precision)
+_LOOKS_AT: Final[Mapping[Coverage, str]] = {"centre": "the central square", "whole": "whole images"}
+
+
+def converted(
+    parent: BundleRecord, number: int, precision: Precision | None, coverage: Coverage | None = None
+) -> BundleRecord:
+    """Make the record of a version of another precision or coverage; its threshold is still the parent's."""
+    changed = {"version", "parent", "precision", "preprocessing", "conversion"}
+    kept = parent.model_dump(exclude={"files", "libraries", "created_at", *changed})
+    seen = Preprocessing.from_dict(parent.preprocessing)
+    return bundle.new_record(
+        **kept,
+        version=number,
+        parent=f"{parent.name}:{parent.version}",
+        precision=precision or parent.precision,
+        preprocessing=replace(seen, coverage=coverage or seen.coverage).to_dict(),
+    )
 
 
 def compare(
@@ -151,14 +180,27 @@ def _scored(
     """Return both versions' logits by index; images that cannot be read are left out."""
     found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     done = 0
-    for batch in predictions.prepared(files, range(len(files)), parent, threads):
-        pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
-        if pixels:
-            stacked = parent.stack(list(pixels.values()))
-            found.update(zip(pixels, zip(parent.logits(stacked), made.logits(stacked), strict=True), strict=True))
+    for batch, seen in _prepared(parent, made, files, threads):
+        read = [i for i in batch if not isinstance(batch[i], str) and not isinstance(seen[i], str)]
+        if read:
+            logits = [
+                predictor.logits(predictor.stack([own for i in read if not isinstance(own := part[i], str)]))
+                for predictor, part in ((parent, batch), (made, seen))
+            ]
+            found.update(zip(read, zip(*logits, strict=True), strict=True))
         done += len(batch)
         progress(done, len(files))
     return found
+
+
+def _prepared(
+    parent: Predictor, made: Predictor, files: Sequence[Path], threads: int
+) -> Iterator[tuple[dict[int, Outcome], dict[int, Outcome]]]:
+    """Yield batches as each of both versions sees them; what both see alike is decoded once."""
+    of_parent = predictions.prepared(files, range(len(files)), parent, threads)
+    if parent.record.preprocessing == made.record.preprocessing:
+        return ((batch, batch) for batch in of_parent)
+    return zip(of_parent, predictions.prepared(files, range(len(files)), made, threads), strict=True)
 
 
 def _folded(predictor: Predictor, logits: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -242,9 +284,25 @@ def _comparison(
 def write(models: Path, folder: Path, made: NetworkPredictor, compared: Comparison) -> Path:
     """Write the bundle of a converted network, whose parent lies in ``folder``. Raises BundleError."""
     measured, golden = calibration.measured_and_golden(folder)
+    if made.looks_at_whole_images:
+        golden |= _wide(golden)
     record = made.record.model_copy(update={"threshold": compared.threshold, "conversion": compared.conversion})
     flips: list[dict[str, Any]] = [asdict(flip) for flip in compared.flips]
     told = {**measured, "conversion": {"sentence": compared.sentence, "flips": flips}}
     return bundle.write_derived(
         models, record, folder, told, calibration.expectations(made, golden, record.temperature)
     )
+
+
+def _wide(golden: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Make a golden image of which no single square shows all: the first and the last one side by side."""
+    if not golden:
+        return {}
+    data = [*golden.values()]
+    parts = [Image.fromarray(preprocess.centre_square(preprocess.decode(one))) for one in (data[0], data[-1])]
+    wide = Image.new("RGB", (2 * _WIDE, _WIDE))
+    for number, part in enumerate(parts):
+        wide.paste(part.resize((_WIDE, _WIDE), Image.Resampling.BOX), (number * _WIDE, 0))
+    out = io.BytesIO()
+    wide.save(out, "JPEG", quality=90)
+    return {"wide.jpg": out.getvalue()}

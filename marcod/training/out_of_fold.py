@@ -19,7 +19,7 @@ from marcod.evaluate import label_issues, predictions
 from marcod.evaluate.label_issues import LabelIssues
 from marcod.fitting import adapt
 from marcod.fitting.adapt import Features
-from marcod.model import bundle, families, network
+from marcod.model import bundle, families, network, preprocess
 from marcod.model.predictor import NetworkPredictor
 from marcod.training import data
 from marcod.training.data import TrainingSet
@@ -88,7 +88,9 @@ def _features(
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
     """Extract features as in scoring; return them and the error of each unreadable image by index."""
     record, weights = bundle.load_weights(folder)
-    predictor = NetworkPredictor(record, weights, BATCH)
+    # A network that looks at whole images learns from their central squares too.
+    central = record.model_copy(update={"preprocessing": preprocess.central(record.preprocessing)})
+    predictor = NetworkPredictor(central, weights, BATCH)
     describe = network.compiled_features(families.architecture(record.architecture), weights, BATCH)
     found: list[NDArray[np.float32]] = []
     unreadable: dict[int, str] = {}

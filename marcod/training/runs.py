@@ -224,6 +224,8 @@ class _OpenRun:
         """Freeze the data, train, write the bundle, ask the gate, and decide; finished steps are not repeated."""
         if not (self.folder / VERDICT).exists():
             parent = committees.learner(self._champion(), self.context.registry, self.settings)
+            if (reason := committees.unteachable(parent)) is not None:
+                return self._end(state="refused", reasons=[reason], numbers=None)
             snapshot = self._freeze_data(parent)
             if (refusal := self._check_labels(snapshot)) is not None:
                 return self._end(**refusal)

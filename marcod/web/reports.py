@@ -74,7 +74,8 @@ def model(request: Request) -> Response:
 def _architecture(record: BundleRecord) -> str:
     """Name a network by its family and the square of pixels that it sees."""
     side = record.architecture.get("input_size")
-    return f"{record.family}, {side} x {side} pixels" if side else str(record.family)
+    whole = " of each square of the whole image" if record.preprocessing.get("coverage") == "whole" else ""
+    return f"{record.family}, {side} x {side} pixels{whole}" if side else str(record.family)
 
 
 def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:

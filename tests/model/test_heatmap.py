@@ -96,7 +96,7 @@ def test_heat_covers_the_centre_square_and_comes_with_the_folded_score(
     assert heat.values.shape == (75, 75)
     assert heat.values.dtype == np.float32
     assert (heat.values.min() >= 0, heat.values.max()) == (True, 1)
-    assert heard == [3, 5]
+    assert heard == [4, 5]
 
 
 def test_the_same_seed_gives_the_same_bytes(looking: NetworkAttribution) -> None:

@@ -13,7 +13,7 @@ COMMANDS: Final = {
         "Make a committee of model versions: one version whose score is made of those of its members."
     ),
     "model.converting:convert": (
-        "Derive a version of MODEL (NAME:VERSION) that calculates in a lower precision, and compare the two."
+        "Derive a version of MODEL (NAME:VERSION) of lower precision or for whole images, and compare the two."
     ),
     "model.judging:evaluate": "Judge MODEL (NAME:VERSION) on labelled images, with the MARCO paper's tables.",
     "model.fetching:fetch": "Get a published model by name, prove it by checksum, and import it.",

@@ -1,4 +1,4 @@
-"""`marcod model convert`: a version of the same weights that calculates in a lower precision."""
+"""`marcod model convert`: a version of the same weights that calculates in a lower precision or sees whole images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from marcod.settings import Settings
 from marcod.store.versions import Version
 
 if TYPE_CHECKING:
+    from marcod.model.squares import Coverage
     from marcod.training.conversion import Comparison
 
 SHOWN = 20
@@ -25,17 +26,24 @@ SHOWN = 20
 @click.argument("model_text", metavar="MODEL")
 @click.option(
     "--precision",
-    required=True,
     type=Choice([str(p) for p in Precision if p is not Precision.FLOAT32]),
     help="Numbers that the new version calculates with",
+)
+@click.option(
+    "--coverage",
+    type=Choice(["centre", "whole"]),
+    help="Look at the central square, or at as many squares as the whole image needs",
 )
 @click.option(
     "--images", default=1000, show_default=True, type=click.IntRange(0), help="Images without a label to compare on"
 )
 @options.as_json
 @pass_settings
-def convert(settings: Settings, model_text: str, precision: str, images: int, json_output: bool) -> None:
-    """Derive a version of MODEL (NAME:VERSION) that calculates in a lower precision, and compare the two.
+def convert(
+    settings: Settings, model_text: str, precision: str | None, coverage: "Coverage | None", images: int,
+    json_output: bool,
+) -> None:  # fmt: skip
+    """Derive a version of MODEL (NAME:VERSION) of lower precision or for whole images, and compare the two.
 
     Both score the lab's labelled images and others. The new version has a threshold of its own; it is not promoted, and
     cannot be where it loses crystals.
@@ -43,7 +51,7 @@ def convert(settings: Settings, model_text: str, precision: str, images: int, js
     options.check_tree(settings.models.folder)
     with app.open_app(settings) as ready:
         version = ready.registry.resolve_registered(model_text, ready.db.now())
-        path, compared = _made(settings, ready, version, Precision(precision), images)
+        path, compared = _made(settings, ready, version, _precision(precision), coverage, images)
         made = ready.registry.register(path.parent.name, path.name, ready.db.now())
     if json_output:
         output.print_json({"model": str(made), "parent": str(version), "folder": path, "comparison": compared})
@@ -51,17 +59,26 @@ def convert(settings: Settings, model_text: str, precision: str, images: int, js
     _print(made, version, path, compared)
 
 
+def _precision(text: str | None) -> Precision | None:
+    return None if text is None else Precision(text)
+
+
 def _made(
-    settings: Settings, ready: App, version: Version, precision: Precision, most: int
+    settings: Settings,
+    ready: App,
+    version: Version,
+    precision: Precision | None,
+    coverage: "Coverage | None",
+    most: int,
 ) -> "tuple[Path, Comparison]":
     from marcod.model import bundle  # loads TensorFlow
     from marcod.model.predictor import NetworkPredictor
     from marcod.training import conversion
 
     folder = ready.registry.path(version.name, version.version)
-    conversion.require_convertible(bundle.read(folder), precision)
+    conversion.require_convertible(bundle.read(folder), precision, coverage)
     parent = ready.registry.load(version, settings.score.batch_size)
-    record = conversion.converted(parent.record, ready.registry.next_number(version.name), precision)
+    record = conversion.converted(parent.record, ready.registry.next_number(version.name), precision, coverage)
     made = NetworkPredictor(record, bundle.load_weights(folder)[1], settings.score.batch_size)
     chosen = conversion.lab_images(ready.db, parent.record, version, app.roots(settings), most, settings.train.seed)
     with bars.stages() as report:
@@ -71,7 +88,7 @@ def _made(
             chosen,
             settings.train,
             threads=settings.score.decode_threads,
-            progress=lambda done, total: report(f"scoring with {version} and in {precision}", done, total),
+            progress=lambda done, total: report(f"scoring with {version} and {record.version}", done, total),
         )
     return conversion.write(settings.models.folder, folder, made, compared), compared
 
