@@ -38,8 +38,9 @@ lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-wheel: | $(BIN)/python  ## build dist/marcod-VERSION-py3-none-any.whl, which installs away from this checkout
+wheel: $(VENV)/wheel.stamp  ## build dist/marcod-VERSION-py3-none-any.whl, and marcod_light-... for hosts that only score
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python wheels/light.py dist
 
 bench: $(VENV)/test.stamp  ## measure; never part of the tests
 	$(BIN)/python -m benchmarks
@@ -70,6 +71,10 @@ $(BIN)/python:
 $(VENV)/audit/bin/pip-audit: | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/pip install --quiet pip-audit
+
+$(VENV)/wheel.stamp: | $(BIN)/python
+	$(BIN)/pip install --quiet hatchling tomli-w
+	touch $@
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 	@echo "installing marcod and its libraries into $(VENV), which takes minutes the first time" >&2

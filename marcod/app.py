@@ -16,22 +16,24 @@ from marcod.database.engine import DAEMON, PERSON, Database, Patience
 from marcod.settings import Settings
 
 if TYPE_CHECKING:
+    from marcod.model import engines
     from marcod.model.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A checked database and the folder of the lab's own bundles."""
+    """A checked database, the folder of the lab's own bundles, and the engine that calculates them here."""
 
     db: Database
     models: Path
+    engine: "engines.Setting" = "auto"
 
     @property
     def registry(self) -> "Registry":
         """Model versions of this database and of this host."""
         from marcod.model.registry import Registry  # loads NumPy, which few answers need
 
-        return Registry(self.db, self.models)
+        return Registry(self.db, self.models, self.engine)
 
 
 @contextmanager
@@ -71,7 +73,7 @@ def waited_for(settings: Settings, patience: Patience = DAEMON) -> Iterator[App]
 
     with closing(Database(settings.store.url.get_secret_value(), patience=patience)) as db:
         migrate.require_current(db)
-        ready = App(db, settings.models.folder)
+        ready = App(db, settings.models.folder, settings.score.engine)
         ready.registry.ensure_champion(db.now())
         yield ready
 
@@ -90,7 +92,7 @@ def reading(settings: Settings) -> Iterator[App]:
     """
     with looked_at(settings) as db:
         revisions.require_usable(db)
-        yield App(db, settings.models.folder)
+        yield App(db, settings.models.folder, settings.score.engine)
 
 
 @contextmanager

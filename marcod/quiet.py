@@ -5,8 +5,12 @@ held back meanwhile. What Python writes goes by a descriptor of its own, see :fu
 
 Keras imports Matplotlib, which makes folders in the user's home, or writes that it cannot. Only Keras's drawing of
 images needs it there, which marcod does not use.
+
+OpenVINO's tools for converting models tell their maker of every import, and keep a name for the user in the home.
+Nothing here needs them.
 """
 
+import importlib
 import importlib.util
 import io
 import logging
@@ -24,6 +28,9 @@ from typing import Any, Final, cast
 TENSORFLOW: Final = "tensorflow"
 KERAS: Final = "keras"
 MATPLOTLIB: Final = "matplotlib"
+TELEMETRY: Final = ("openvino_telemetry", "openvino.tools.ovc")
+"""Modules that report to OpenVINO's maker; OpenVINO does without both."""
+
 CHATTER: Final = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
     rb"|[IW]\d{4} \d\d:\d\d:[\d.]+ +\d+ \S+:\d+\]"
@@ -51,6 +58,15 @@ def own_standard_error() -> None:
     except (AttributeError, OSError, io.UnsupportedOperation):
         return
     sys.stderr = os.fdopen(number, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without what reports to its maker, in this process for good. Raises ImportError."""
+    for name in TELEMETRY:
+        if name not in sys.modules:
+            # None makes its import fail as that of a missing package does.
+            cast("dict[str, Any]", sys.modules)[name] = None
+    return importlib.import_module("openvino")
 
 
 @dataclass(frozen=True)

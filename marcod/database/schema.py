@@ -163,6 +163,7 @@ score = Table(
     Column("vector", sa.JSON),
     Column("scored_at", UtcDateTime, nullable=False),
     *optional(sa.Float, "brightness", "contrast", "focus"),
+    Column("engine", sa.Text),
     UniqueConstraint("image_id", "model_version_id", "content_hash"),
     Index("ix_score_model_version_id", "model_version_id", "id"),
 )

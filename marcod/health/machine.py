@@ -95,13 +95,15 @@ def device(db: Database, settings: Settings) -> Iterator[HealthFinding]:
 def _tried(db: Database, settings: Settings) -> Iterator[HealthFinding]:
     import numpy as np
 
-    from marcod.model import backend  # loads TensorFlow
+    from marcod.model import engines
 
-    for name, memory in backend.devices():
+    engine, version = engines.facts(settings.score.engine)
+    yield HealthFinding("device", "engine", Severity.OK, f"{engine} {version}")
+    for name, memory in engines.devices(settings.score.engine):
         text = name if memory is None else f"{name}, {memory / 2**30:.1f} GiB"
         yield HealthFinding("device", "found", Severity.OK, text)
     champion = db.read(versions.champion)
-    predictor = Registry(db, settings.models.folder).load(champion, settings.score.batch_size)
+    predictor = Registry(db, settings.models.folder, settings.score.engine).load(champion, settings.score.batch_size)
     batch = np.zeros((settings.score.batch_size, *predictor.input_shape), np.float32)
     predictor.predict(batch)
     start = time.perf_counter()

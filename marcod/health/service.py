@@ -97,7 +97,7 @@ def _open_to_all(file: Path) -> bool:
 
 def models(db: Database, settings: Settings) -> Iterator[HealthFinding]:
     """Check checksums and golden images of every version in use."""
-    registry = Registry(db, settings.models.folder)
+    registry = Registry(db, settings.models.folder, settings.score.engine)
     serving = [known for known in registry.known() if known.registered is not None and known.registered.aliases]
     for known in serving:
         assert known.registered is not None

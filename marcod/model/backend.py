@@ -3,11 +3,9 @@
 All backends give the same numbers to float32 rounding.
 """
 
-import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -20,22 +18,13 @@ import numpy as np
 from marcod import telemetry
 from marcod.domain import Precision
 from marcod.errors import BundleError, HostLacksError, is_out_of_memory
+from marcod.model import parts
+from marcod.model.parts import Scoring
+from marcod.model.resize import Bilinear
 
 log = telemetry.logger(__name__)
 
-Scoring = Callable[[np.ndarray], np.ndarray]
 Saliency = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-PART_PIXELS: Final = 2 * 599 * 599
-"""Pixels that one thread on a CPU takes at a time: 2 images of the published network.
-
-Larger parts leave its caches, and one call for all leaves cores idle between operations: on two cores, parts in two
-threads predict a third more a second than 8 or 16 images in one call (docs/benchmarks.md).
-"""
-
-
-PART_IMAGES: Final = 4
-"""Images that one thread on a CPU takes at most: of a smaller network, 14 took one and a half times as long as 4."""
 
 
 def scoring(model: Any, batch_size: int | None = None) -> Scoring:
@@ -72,22 +61,29 @@ def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
 
     if tf.config.get_visible_devices("GPU"):
         return within_memory(score, batch_size)
-    part = min(max(1, PART_PIXELS // model.input_shape[1] ** 2), PART_IMAGES, batch_size or PART_IMAGES)
-    return _in_parts(_filled(score, lambda n: n if batch_size is None else part), part)
+    part = parts.size(model.input_shape[1], batch_size)
+    return parts.at_once(parts.filled(score, lambda n: n if batch_size is None else part), part)
 
 
-def _filled(score: Scoring, shape: Callable[[int], int]) -> Scoring:
-    """Pad batches with black images to ``shape(n)``."""
+def name() -> str:
+    """Return the name of Keras' backend."""
+    return str(keras.backend.backend())
 
-    def score_filled(batch: np.ndarray) -> np.ndarray:
-        wanted = shape(len(batch))
-        if wanted == len(batch):
-            return score(batch)
-        full = np.zeros((wanted, *batch.shape[1:]), batch.dtype)
-        full[: len(batch)] = batch
-        return score(full)[: len(batch)]
 
-    return score_filled
+def bilinear() -> Bilinear | None:
+    """Return TensorFlow's own resize where it is the backend, which takes half as long as ours; else None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    def resized(square: np.ndarray, size: int) -> np.ndarray:
+        with tf.device("/CPU:0"):
+            found = tf.raw_ops.ResizeBilinear(
+                images=square[np.newaxis], size=(size, size), align_corners=False, half_pixel_centers=False
+            )
+            return np.asarray(found[0])
+
+    return resized
 
 
 def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
@@ -114,21 +110,8 @@ def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
 
 
 def _of_shape(score: Scoring, shape: int, batch: np.ndarray) -> np.ndarray:
-    filled = _filled(score, lambda n: shape)
+    filled = parts.filled(score, lambda n: shape)
     return np.concatenate([filled(batch[start : start + shape]) for start in range(0, len(batch), shape)])
-
-
-def _in_parts(score: Scoring, part: int) -> Scoring:
-    """Split a batch into parts that run at once; TensorFlow releases the GIL meanwhile."""
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="predict")
-
-    def score_all(batch: np.ndarray) -> np.ndarray:
-        if len(batch) <= part:
-            return score(batch)
-        parts = [batch[start : start + part] for start in range(0, len(batch), part)]
-        return np.concatenate(list(pool.map(score, parts)))
-
-    return score_all
 
 
 def gradient(model: Any, score: Callable[[Any, Any], Any]) -> Saliency:

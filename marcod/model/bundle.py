@@ -13,7 +13,6 @@ Guarantees:
 
 import fcntl
 import hashlib
-import importlib
 import io
 import json
 import math
@@ -28,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_val
 from marcod import files
 from marcod.domain import CLASSES, DropClass, Modality, Precision, TrainedOn
 from marcod.errors import BundleError, ImageError, os_reason
+from marcod.model import engines
 from marcod.model.committee import STRICT, Committee, Member
 from marcod.model.predictor import CommitteePredictor, NetworkPredictor, Predictor
 
@@ -367,23 +368,31 @@ LoadMember = Callable[[BundleRecord, Member], Predictor]
 """Load a member of a committee by the committee's record. Raises BundleError."""
 
 
-def load(path: Path, batch_size: int = 8, load_member: LoadMember | None = None) -> Predictor:
+def load(
+    path: Path,
+    batch_size: int = 8,
+    load_member: LoadMember | None = None,
+    engine: engines.Setting = "auto",
+) -> Predictor:
     """Load a predictor that has passed the bundle's checksums and golden images.
 
     A committee's members come from ``load_member``, by default from the folders next to its own. Raises BundleError
-    naming the cause when anything is damaged, missing, or scores differently here.
+    naming the cause when anything is damaged, missing, or scores differently here, ConfigError for an engine that is
+    not installed.
     """
     record = verify(path)
     expected = read_golden(path)
-    predictor = _predictor(path, record, batch_size, load_member)
+    predictor = _predictor(path, record, batch_size, load_member, engine)
     self_test(predictor, expected)
     return predictor
 
 
-def _predictor(path: Path, record: BundleRecord, batch_size: int, load_member: LoadMember | None) -> Predictor:
+def _predictor(
+    path: Path, record: BundleRecord, batch_size: int, load_member: LoadMember | None, engine: engines.Setting
+) -> Predictor:
     if record.committee is None:
-        return NetworkPredictor(record, _weights(path), batch_size)
-    load_member = load_member or members_in([path.parent.parent], batch_size)
+        return NetworkPredictor(record, _weights(path), batch_size, engine)
+    load_member = load_member or members_in([path.parent.parent], batch_size, engine)
     members = [load_member(record, member) for member in record.committee.members]
     networks = [member for member in members if isinstance(member, NetworkPredictor)]
     if len(networks) < len(members) or WEIGHTS_FILE in record.files:
@@ -391,14 +400,15 @@ def _predictor(path: Path, record: BundleRecord, batch_size: int, load_member: L
     return CommitteePredictor(record, networks, batch_size)
 
 
-def members_in(folders: Sequence[Path], batch_size: int) -> LoadMember:
+def members_in(folders: Sequence[Path], batch_size: int, engine: engines.Setting = "auto") -> LoadMember:
     """Return a function that loads a member from the first of these folders of bundles that has the very bundle."""
 
     def load_member(committee: BundleRecord, member: Member) -> Predictor:
         places = [folder / member.name / str(member.version) for folder in folders]
         there = [place for place in places if (place / RECORD_FILE).is_file()]
         right = [place for place in there if member_problem(member, place) is None]
-        return load(member_folder(committee, member, next(iter([*right, *there]), None)), batch_size)
+        folder = member_folder(committee, member, next(iter([*right, *there]), None))
+        return load(folder, batch_size, engine=engine)
 
     return load_member
 
@@ -486,14 +496,12 @@ def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterat
 
 
 def new_record(**values: Any) -> BundleRecord:
-    """Make a record dated now, with this process's library versions, those of Keras' backend included."""
-    import keras
-
-    backend = keras.backend.backend()
-    # TensorFlow always, since it decodes images for every backend.
-    modules = {"keras": "keras", "numpy": "numpy", "pillow": "PIL", "tensorflow": "tensorflow", backend: backend}
-    libraries = {name: importlib.import_module(module).__version__ for name, module in sorted(modules.items())}
+    """Make a record dated now, with the versions of what calculates, decodes and resizes here."""
+    libraries = {name: metadata.version(name) for name in sorted({*engines.libraries(), *_LIBRARIES})}
     return BundleRecord(created_at=datetime.now(UTC).replace(microsecond=0), libraries=libraries, **values)
+
+
+_LIBRARIES: Final = ("numpy", "pillow", "simplejpeg")
 
 
 def read_golden(path: Path) -> list[Golden]:

@@ -89,7 +89,7 @@ MARCO_SMALL: Final = Inception(
 
 
 class _Sized:
-    """NetworkLayers of this family: a convolution is as deep as the architecture says."""
+    """Layers of this family: a convolution is as deep as the architecture says."""
 
     def __init__(self, architecture: Inception, net: NetworkLayers) -> None:
         self.architecture, self.net = architecture, net

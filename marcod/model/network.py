@@ -18,6 +18,7 @@ from marcod.model.architecture import HEAD, Architecture
 from marcod.model.efficientnet import EfficientNetLite
 from marcod.model.families import FAMILIES
 from marcod.model.keras_layers import KerasLayers
+from marcod.model.parts import Scoring
 from marcod.model.weights import assembled, folded, matched
 
 _HEADS: Final = tuple(f"{family.root}/{HEAD}" for family in FAMILIES.values())
@@ -68,9 +69,7 @@ def compiled(
     return backend.scoring(model, batch_size)
 
 
-def compiled_features(
-    architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int
-) -> backend.Scoring:
+def compiled_features(architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int) -> Scoring:
     """Compile the network up to its last layer: float32 [n, size, size, 3] to features [n, features].
 
     ``features @ head + bias`` are the logits, with :func:`head`. Compiled and raising as :func:`compiled`.
@@ -81,7 +80,7 @@ def compiled_features(
 
 def compiled_until(
     architecture: Architecture, weights: Mapping[str, np.ndarray], layer: str, batch_size: int
-) -> backend.Scoring:
+) -> Scoring:
     """Compile the network up to the input of a layer: float32 [n, size, size, 3] to [n, side, side, channels].
 
     Compiled and raising as :func:`compiled`.

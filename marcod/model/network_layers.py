@@ -1,6 +1,6 @@
 """Layers that networks are made of, whatever the framework: an architecture is written once, in these words.
 
-NetworkLayers are named as the variables of the family's published checkpoint. A tensor ``x`` is the framework's own.
+Layers are named as the variables of the family's published checkpoint. A tensor ``x`` is the framework's own.
 """
 
 from abc import ABC, abstractmethod

@@ -19,6 +19,7 @@ from marcod.model import squares
 from marcod.model.probabilities import softmax
 
 if TYPE_CHECKING:
+    from marcod.model import engines
     from marcod.model.bundle import BundleRecord
 
 Batch = NDArray[np.float32] | Sequence[NDArray[np.float32]]
@@ -46,6 +47,11 @@ class Predictor(ABC):
     @abstractmethod
     def networks(self) -> "tuple[NetworkPredictor, ...]":
         """The networks that see the image: a committee's members in its order, or a network itself alone."""
+
+    @property
+    @abstractmethod
+    def engine(self) -> str:
+        """What calculates the scores here: ``tensorflow``, another backend of Keras, or ``openvino``."""
 
     @property
     @abstractmethod
@@ -98,10 +104,16 @@ class NetworkPredictor(Predictor):
     Where it looks at whole images, an input is their squares, float32 [squares, size, size, 3].
     """
 
-    def __init__(self, record: "BundleRecord", weights: Mapping[str, NDArray[np.float32]], batch_size: int = 8) -> None:
-        # Here, not above: reading a record must not cost the seconds that importing TensorFlow takes.
+    def __init__(
+        self,
+        record: "BundleRecord",
+        weights: Mapping[str, NDArray[np.float32]],
+        batch_size: int = 8,
+        engine: "engines.Setting" = "auto",
+    ) -> None:
+        # Here, not above: reading a record must not cost the time that importing decoders takes.
         from marcod import images
-        from marcod.model import families, network, preprocess
+        from marcod.model import engines, families, preprocess
 
         super().__init__(record, batch_size)
         architecture = families.architecture(record.architecture)
@@ -116,7 +128,11 @@ class NetworkPredictor(Predictor):
         self._crystals = self._fold[:, CRYSTALS] > 0
         self._inspect, self._decoded = images.inspect, preprocess.decoded
         self._shape = preprocess.prepare_whole if self._whole else preprocess.prepare
-        self._logits = network.compiled(architecture, weights, batch_size, record.precision)
+        self._engine = engines.compiled(engine, architecture, weights, batch_size, record.precision)
+
+    @property
+    def engine(self) -> str:
+        return self._engine.name
 
     @property
     def networks(self) -> "tuple[NetworkPredictor, ...]":
@@ -144,7 +160,7 @@ class NetworkPredictor(Predictor):
 
     def shape(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crop, resize and scale a decoded image to an input."""
-        return self._shape(rgb, self._preprocessing)
+        return self._shape(rgb, self._preprocessing, self._engine.resize)
 
     @property
     def looks_at_whole_images(self) -> bool:
@@ -158,12 +174,12 @@ class NetworkPredictor(Predictor):
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         self._check(batch)
         if not self._whole:
-            return self._logits(batch if isinstance(batch, np.ndarray) else self._laid(batch))
+            return self._engine.scoring(batch if isinstance(batch, np.ndarray) else self._laid(batch))
         every = [square for image in batch for square in image]
         found = np.empty((len(every), len(self.record.classes)), np.float32)
         for start in range(0, len(every), self.batch_size):
             part = every[start : start + self.batch_size]
-            found[start : start + len(part)] = self._logits(self._laid(part))
+            found[start : start + len(part)] = self._engine.scoring(self._laid(part))
         ends = np.cumsum([len(image) for image in batch])
         return np.stack([squares.combined(own, self._crystals) for own in np.split(found, ends[:-1])])
 
@@ -194,6 +210,10 @@ class CommitteePredictor(Predictor):
     @property
     def networks(self) -> tuple[NetworkPredictor, ...]:
         return self._members
+
+    @property
+    def engine(self) -> str:
+        return self._members[0].engine
 
     @property
     def input_shape(self) -> tuple[int, ...]:

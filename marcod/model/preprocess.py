@@ -1,4 +1,4 @@
-"""Preprocessing: from the bytes of a drop image to the network's input, on the CPU.
+"""Preprocessing: from the bytes of a drop image to the network's input, on the CPU and without TensorFlow.
 
 The decoder matters: the graph decodes JPEG with TensorFlow's default, the fast integer DCT, and other
 decoders differ from it by up to 4/255. So JPEGs in grey or RGB go to one that gives the same bits, all else to Pillow.
@@ -14,25 +14,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, get_args
 
-import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 
 from marcod import images
 from marcod.errors import BundleError
 from marcod.model import jpeg, squares
+from marcod.model.resize import Bilinear, bilinear
 from marcod.model.squares import Coverage
 
 Resize = Literal["bilinear-tf1", "area"]
 
 DECODE_RATIOS: Final = (1, 2, 4, 8)
 """Parts of its size, 1 in so many, at which a JPEG can be decoded: its blocks have 8 x 8 pixels."""
-
-# Another Keras backend owns the accelerator; without this TensorFlow would reserve its memory for decoding.
-if keras.backend.backend() != "tensorflow":
-    tf.config.set_visible_devices([], "GPU")
 
 _DECODER_MODES: Final = ("RGB", "L")
 
@@ -111,28 +106,28 @@ def decoded(data: bytes, record: Preprocessing | None = None) -> Iterator[NDArra
         yield rgb
 
 
-def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32]:
-    """Prepare the central square, float32 [size, size, 3] in -1..1, of an image uint8 [height, width, 3]."""
+def prepare(rgb: NDArray[np.uint8], record: Preprocessing, resize: Bilinear = bilinear) -> NDArray[np.float32]:
+    """Prepare the central square, float32 [size, size, 3] in -1..1, of an image uint8 [height, width, 3].
+
+    ``resize`` may do ``bilinear-tf1`` in the place of ours, which it must equal bit for bit.
+    """
     square = centre_square(rgb)
     if record.resize == "area":
         shrunk = Image.fromarray(square).resize((record.size, record.size), Image.Resampling.BOX)
         return np.asarray(shrunk, np.float32) * np.float32(2 / 255) - np.float32(1)
-    with tf.device("/CPU:0"):
-        # The graph scales by 1/255 first. Resizing the bytes is the same sum a quarter as dear, to a rounding.
-        resized = tf.raw_ops.ResizeBilinear(
-            images=square[np.newaxis], size=(record.size, record.size), align_corners=False, half_pixel_centers=False
-        )
-        # A copy of our own: three passes over it by operations of the graph cost as much again.
-        scaled: NDArray[np.float32] = np.asarray(resized)[0] * np.float32(2 / 255)
+    # The graph scales by 1/255 first. Resizing the bytes is the same sum a quarter as dear, to a rounding.
+    scaled: NDArray[np.float32] = resize(square, record.size) * np.float32(2 / 255)
     scaled -= np.float32(1)
     return scaled
 
 
-def prepare_whole(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32]:
+def prepare_whole(
+    rgb: NDArray[np.uint8], record: Preprocessing, resize: Bilinear = bilinear
+) -> NDArray[np.float32]:
     """Prepare all squares of an image uint8 [height, width, 3] as :func:`prepare`, float32 [squares, size, size, 3]."""
     height, width = rgb.shape[:2]
     places = squares.places(height, width, squares.needed(height, width))
-    return np.stack([prepare(place.of(rgb), record) for place in places])
+    return np.stack([prepare(place.of(rgb), record, resize) for place in places])
 
 
 def centre_square(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

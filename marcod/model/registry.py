@@ -28,6 +28,7 @@ from marcod.store import audit_log, serving, versions
 from marcod.text import offer
 
 if TYPE_CHECKING:
+    from marcod.model import engines
     from marcod.model.bundle import BundleRecord
     from marcod.model.predictor import Predictor
 
@@ -80,9 +81,9 @@ class ModelInfo:
 class Registry:
     """Bundles of this host, own folder first, and their rows in one database."""
 
-    def __init__(self, db: Database, own_folder: Path | None = None) -> None:
+    def __init__(self, db: Database, own_folder: Path | None = None, engine: "engines.Setting" = "auto") -> None:
         self._db = db
-        self._own = own_folder
+        self._own, self._engine = own_folder, engine
         self._folders: Sequence[Path] = [f for f in (own_folder, shipped_folder()) if f is not None]
         self._loaded: WeakValueDictionary[tuple[str, int], Predictor] = WeakValueDictionary()
 
@@ -224,7 +225,7 @@ class Registry:
         if model.problem is not None or model.folder is None:
             return model.problem or "it is not on this host"
         try:
-            bundle.load(model.folder, CHECK_BATCH, self._member_loader(CHECK_BATCH))
+            bundle.load(model.folder, CHECK_BATCH, self._member_loader(CHECK_BATCH), self._engine)
         except BundleError as error:
             return str(error)
         except OSError as error:
@@ -345,7 +346,7 @@ class Registry:
         if held is not None:
             self._verify_files(path)
             return held
-        loaded = bundle.load(path, batch_size, self._member_loader(batch_size))
+        loaded = bundle.load(path, batch_size, self._member_loader(batch_size), self._engine)
         self._loaded[digest, batch_size] = loaded
         return loaded
 
@@ -367,7 +368,8 @@ class Registry:
 
     def load_new(self, path: Path, batch_size: int) -> "Predictor":
         """Load a bundle that is not installed yet; members of a committee lie next to it, else here."""
-        return bundle.load(path, batch_size, bundle.members_in([path.parent.parent, *self._folders], batch_size))
+        members = bundle.members_in([path.parent.parent, *self._folders], batch_size, self._engine)
+        return bundle.load(path, batch_size, members, self._engine)
 
     def member_folder(self, committee: "BundleRecord", member: Member) -> Path:
         """Return the folder of a committee's member. Raises BundleError where it is not here or another one is."""

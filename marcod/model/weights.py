@@ -108,7 +108,7 @@ class _Grid(NamedTuple):
 
 
 class _Shapes(NetworkLayers):
-    """NetworkLayers that calculate nothing and note the shapes of their weights."""
+    """Layers that calculate nothing and note the shapes of their weights."""
 
     def __init__(self, architecture: Architecture, *, is_folded: bool) -> None:
         self._root, self._scales, self._folded = architecture.root, architecture.scales, is_folded

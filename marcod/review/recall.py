@@ -122,9 +122,9 @@ def _shares(strata: Sequence[AnsweredStratum], rng: np.random.Generator, fall: f
 
 def _likelihood(s: AnsweredStratum) -> Floats:
     """Compute the likelihood of the answers at each share of the grid, up to a factor."""
-    from scipy.special import xlog1py, xlogy  # here, so that only an estimate loads SciPy
-
-    logs = xlogy(s.crystals, _GRID) + xlog1py(s.answered - s.crystals, -_GRID)
+    others = s.answered - s.crystals
+    with np.errstate(divide="ignore"):
+        logs = s.crystals * np.log(_GRID) + (others * np.log1p(-_GRID) if others else 0)
     return np.asarray(np.exp(logs - logs.max()))
 
 

@@ -287,7 +287,7 @@ class Scorer:
             members = tuple(self._db.read(versions.find, m.name, str(m.version)) for m in named)
             self._models[version_id] = _Model(version, predictor, members)
             self._committees = self._committees or bool(members)
-            log.info("model loaded", model=str(version), synthetic=version.synthetic)
+            log.info("model loaded", model=str(version), synthetic=version.synthetic, engine=predictor.engine)
         self._models.move_to_end(version_id)
         return self._models[version_id]
 
@@ -521,7 +521,7 @@ def _scored(
         own = {name: float(p) for name, p in zip(predictor.record.classes, vector, strict=True)}
     folded = (clear, crystals, other, precipitate)
     measured = looks.brightness, looks.contrast, looks.focus
-    return results.Scored(claim, prepared.content_hash, folded, own, *measured, prepared.warnings)
+    return results.Scored(claim, prepared.content_hash, folded, own, *measured, prepared.warnings, predictor.engine)
 
 
 def _report(batch: _Batch, outcome: _Outcome, done: results.Finished, now: datetime) -> BatchReport:

@@ -24,7 +24,8 @@ class Scored:
     """One image's result. ``probabilities`` are in the order of ``domain.CLASSES``.
 
     ``vector`` is the full output of a model with other classes, by their names, else None. ``brightness``, ``contrast``
-    and ``focus`` are as in ``images.Appearance``. ``warnings`` are what the bytes alone tell.
+    and ``focus`` are as in ``images.Appearance``. ``warnings`` are what the bytes alone tell. ``engine`` is what
+    calculated it; None where nobody knows.
     """
 
     claim: queue.Claim
@@ -35,6 +36,7 @@ class Scored:
     contrast: float | None = None
     focus: float | None = None
     warnings: tuple[WarningKind, ...] = ()
+    engine: str | None = None
 
     @property
     def label(self) -> DropClass:
@@ -281,6 +283,7 @@ def _insert(connection: Connection, version: Version, scored: Sequence[Scored], 
             "brightness": s.brightness,
             "contrast": s.contrast,
             "focus": s.focus,
+            "engine": s.engine,
             **{COLUMN_OF_CLASS[c]: p for c, p in zip(CLASSES, s.probabilities, strict=True)},
         }
         for s in scored

@@ -22,8 +22,9 @@ from marcod.evaluate.labelled import Labelled
 from marcod.fitting import adapt, batches, checkpoint
 from marcod.fitting.fit import Progress
 from marcod.fitting.recipes import LARGE
-from marcod.model import backend, network
+from marcod.model import network
 from marcod.model.architecture import Architecture
+from marcod.model.parts import Scoring
 from marcod.model.preprocess import Preprocessing
 from marcod.training.rehearsal import SOURCE, RehearsalSet
 from marcod.training.snapshot import Item, Snapshot
@@ -210,7 +211,7 @@ class FeatureExtractor:
         self.features = len(network.head(weights)[0])
 
     @cached_property
-    def extract(self) -> backend.Scoring:
+    def extract(self) -> Scoring:
         """The compiled network up to its last layer, in batches of :data:`EXTRACT_BATCH`."""
         return network.compiled_features(self._architecture, self._weights, EXTRACT_BATCH)
 

@@ -48,7 +48,7 @@ def heat_order(site: Site, user: User, drop_id: int, inspection_id: int) -> Heat
     version, hidden = site.db.read(work)
     if hidden:
         raise HeatUnavailableError("a random audit asks you about this drop; the model is not shown before your answer")
-    registry = Registry(site.db, site.settings.models.folder)
+    registry = Registry(site.db, site.settings.models.folder, site.settings.score.engine)
     try:
         folder = registry.path(version.name, version.version)
         record = bundle.read(folder)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 class OneNetwork:
     """A network of the test's own, which overrides ``prepare``."""
 
+    engine = "double"
+
     @property
     def networks(self) -> tuple["OneNetwork", ...]:
         return (self,)

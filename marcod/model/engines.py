@@ -1,0 +1,126 @@
+"""Engines: what calculates a network here, TensorFlow by way of Keras (or its other backends), or OpenVINO.
+
+A host that only scores does without TensorFlow and Keras; the distribution ``marcod-light`` requires OpenVINO instead.
+Nothing here imports one of them.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.domain import Precision
+from marcod.errors import ConfigError, HostLacksError
+from marcod.model.architecture import Architecture
+from marcod.model.parts import Scoring
+from marcod.model.resize import Bilinear, bilinear
+
+Setting = Literal["auto", "tensorflow", "openvino"]
+"""Value of ``score.engine``; ``auto`` is TensorFlow where it is installed, else OpenVINO."""
+
+_NEEDS: Final[Mapping[Setting, tuple[str, ...]]] = {"tensorflow": ("keras", "tensorflow"), "openvino": ("openvino",)}
+_CALLED: Final[Mapping[Setting, str]] = {"tensorflow": "TensorFlow", "openvino": "OpenVINO"}
+OTHER: Final = "run it on a host with the whole marcod; this one only scores"
+
+
+class Engine(NamedTuple):
+    """Network compiled by an engine: ``name`` goes with its scores, ``resize`` prepares its images."""
+
+    name: str
+    scoring: Scoring
+    resize: Bilinear
+
+
+def installed(engine: Setting) -> bool:
+    """Check that an engine is installed here, without importing it."""
+    return all(find_spec(module) is not None for module in _NEEDS[engine])
+
+
+def chosen(setting: Setting = "auto") -> Setting:
+    """Return the engine of this host. Raises ConfigError for one that is not installed."""
+    if setting == "auto":
+        return "tensorflow" if installed("tensorflow") or not installed("openvino") else "openvino"
+    if not installed(setting):
+        other = "auto" if any(installed(one) for one in _NEEDS) else setting
+        raise ConfigError(
+            f"score.engine is {setting}, but {_CALLED[setting]} is not installed here; install it, or say {other!r}"
+        )
+    return setting
+
+
+def require_keras(work: str) -> None:
+    """Raise HostLacksError with one sentence where ``work`` is asked of a host without TensorFlow and Keras."""
+    if not installed("tensorflow"):
+        raise HostLacksError(f"{work} needs TensorFlow, which is not installed here; {OTHER}")
+
+
+def compiled(
+    setting: Setting,
+    architecture: Architecture,
+    weights: Mapping[str, NDArray[np.float32]],
+    batch_size: int,
+    precision: Precision,
+) -> Engine:
+    """Compile a network by the engine of this host.
+
+    Raises BundleError when the weights do not fit, HostLacksError for a precision that is not had here, ConfigError
+    for an engine that is not installed.
+    """
+    return _COMPILED[chosen(setting)](architecture, weights, batch_size, precision)
+
+
+def _by_keras(
+    architecture: Architecture, weights: Mapping[str, NDArray[np.float32]], batch_size: int, precision: Precision
+) -> Engine:
+    require_keras("a network")
+    from marcod.model import backend, network
+
+    scoring = network.compiled(architecture, weights, batch_size, precision)
+    return Engine(backend.name(), scoring, backend.bilinear() or bilinear)
+
+
+def _by_openvino(
+    architecture: Architecture, weights: Mapping[str, NDArray[np.float32]], batch_size: int, precision: Precision
+) -> Engine:
+    if precision is not Precision.FLOAT32:
+        raise HostLacksError(f"a version of precision {precision} needs TensorFlow, which does not score on this host")
+    from marcod.model import openvino_network
+
+    return Engine("openvino", openvino_network.compiled(architecture, weights, batch_size), bilinear)
+
+
+_COMPILED: Final[Mapping[Setting, Callable[..., Engine]]] = {"tensorflow": _by_keras, "openvino": _by_openvino}
+
+
+def libraries() -> tuple[str, ...]:
+    """Return the distributions that calculate here."""
+    if chosen() == "openvino":
+        return ("openvino",)
+    require_keras("a network")
+    from marcod.model import backend
+
+    return ("keras", "tensorflow", backend.name())
+
+
+def facts(setting: Setting) -> tuple[str, str]:
+    """Return the engine of this host and its version, as `marcod doctor` shows them. Raises as :func:`compiled`."""
+    if chosen(setting) == "openvino":
+        return "openvino", metadata.version("openvino")
+    require_keras("a network")
+    from marcod.model import backend
+
+    return backend.name(), metadata.version(backend.name())
+
+
+def devices(setting: Setting) -> list[tuple[str, int | None]]:
+    """List the devices of this host's engine: each name, and its memory in bytes where that is known."""
+    if chosen(setting) == "openvino":
+        from marcod.model import openvino_network
+
+        return [(openvino_network.processor(), None)]
+    from marcod.model import backend
+
+    return backend.devices()
