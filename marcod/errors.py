@@ -39,6 +39,22 @@ def os_reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
+LEFT_OUT: Final = {
+    "keras": "TensorFlow", "tensorflow": "TensorFlow", "scipy": "SciPy", "sklearn": "scikit-learn",
+    "matplotlib": "Matplotlib", "threadpoolctl": "TensorFlow",
+}  # fmt: skip
+"""Libraries that ``marcod-light`` is installed without, by module."""
+
+
+def what_is_left_out(error: ModuleNotFoundError) -> str | None:
+    """Return one sentence for work that a light installation cannot do; None for another module that is missing."""
+    library = LEFT_OUT.get((error.name or "").split(".")[0])
+    return None if library is None else f"this needs {library}, which is not installed here; {ON_A_WHOLE_HOST}"
+
+
+ON_A_WHOLE_HOST: Final = "run it on a host with the whole marcod, this one only scores"
+
+
 class MarcodError(Exception):
     """Something went wrong in marcod."""
 

@@ -16,7 +16,7 @@ from marcod import __version__, quiet
 from marcod.cli.common.configured import Configured
 from marcod.cli.common.lazy import LazyGroup
 from marcod.cli.common.options import FILE, Choice, full_places
-from marcod.errors import MarcodError, is_full, os_reason
+from marcod.errors import MarcodError, is_full, os_reason, what_is_left_out
 
 COMMANDS: Final = {
     "config": "Show and check the configuration.",
@@ -60,6 +60,13 @@ class _Commands(LazyGroup):
 
             output.echo(f"marcod: {error}", err=True)
             ctx.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            if (sentence := what_is_left_out(error)) is None:
+                raise
+            from marcod.cli.common import output
+
+            output.echo(f"marcod: {sentence}", err=True)
+            ctx.exit(1)
         except OSError as error:
             if not is_full(error):
                 raise

@@ -39,7 +39,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_val
 from marcod import files
 from marcod.domain import CLASSES, DropClass, Modality, Precision, TrainedOn
 from marcod.errors import BundleError, ImageError, os_reason
-from marcod.model import engines
+from marcod.model import engines, memory
 from marcod.model.committee import STRICT, Committee, Member
 from marcod.model.predictor import CommitteePredictor, NetworkPredictor, Predictor
 
@@ -383,7 +383,9 @@ def load(
     record = verify(path)
     expected = read_golden(path)
     predictor = _predictor(path, record, batch_size, load_member, engine)
+    memory.give_back()
     self_test(predictor, expected)
+    memory.give_back()
     return predictor
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod.domain import Precision
-from marcod.errors import ConfigError, HostLacksError
+from marcod.errors import ON_A_WHOLE_HOST, ConfigError, HostLacksError
 from marcod.model.architecture import Architecture
 from marcod.model.parts import Scoring
 from marcod.model.resize import Bilinear, bilinear
@@ -23,7 +23,6 @@ Setting = Literal["auto", "tensorflow", "openvino"]
 
 _NEEDS: Final[Mapping[Setting, tuple[str, ...]]] = {"tensorflow": ("keras", "tensorflow"), "openvino": ("openvino",)}
 _CALLED: Final[Mapping[Setting, str]] = {"tensorflow": "TensorFlow", "openvino": "OpenVINO"}
-OTHER: Final = "run it on a host with the whole marcod; this one only scores"
 
 
 class Engine(NamedTuple):
@@ -54,7 +53,7 @@ def chosen(setting: Setting = "auto") -> Setting:
 def require_keras(work: str) -> None:
     """Raise HostLacksError with one sentence where ``work`` is asked of a host without TensorFlow and Keras."""
     if not installed("tensorflow"):
-        raise HostLacksError(f"{work} needs TensorFlow, which is not installed here; {OTHER}")
+        raise HostLacksError(f"{work} needs TensorFlow, which is not installed here; {ON_A_WHOLE_HOST}")
 
 
 def compiled(

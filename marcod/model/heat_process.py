@@ -37,10 +37,13 @@ class HeatOrder:
 
 
 def draw(order: HeatOrder, data: bytes) -> bytes:
-    """Draw the heat map as JPEG. Raises BundleError and ImageError."""
+    """Draw the heat map as JPEG. Raises BundleError, where TensorFlow is missing too, and ImageError."""
     from PIL import Image
 
-    from marcod.model import bundle, heatmap, preprocess  # they load TensorFlow
+    from marcod.model import bundle, engines, preprocess
+
+    engines.require_keras("a heat map")
+    from marcod.model import heatmap  # loads TensorFlow
 
     folder = Path(order.folder)
     if bundle.verify(folder).digest != order.digest:

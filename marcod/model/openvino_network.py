@@ -8,15 +8,15 @@ Guarantees:
 * Nothing is downloaded, converted or sent: OpenVINO's Python tools, which report to their maker, are not imported.
 """
 
-import threading
 from collections.abc import Sequence
+from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marcod import quiet
-from marcod.model import parts, weights
+from marcod.model import memory, parts, weights
 from marcod.model.architecture import Architecture
 from marcod.model.network_layers import NetworkLayers, Padding
 
@@ -46,20 +46,28 @@ def compiled(architecture: Architecture, values: weights.Weights, batch_size: in
     :func:`build` does.
     """
     part = parts.size(architecture.input_size, batch_size)
-    return scoring(build(architecture, values, part), part)
+    made = build(architecture, values, part)
+    memory.give_back()
+    return scoring(made, part)
 
 
 def scoring(model: Any, part: int) -> parts.Scoring:
     """Compile a model of ``part`` images so that parts of a batch run at once, each on one thread."""
-    found = ov.Core().compile_model(model, "CPU", _settings(parts.threads()))
-    own = threading.local()
+    threads = parts.threads()
+    found = ov.Core().compile_model(model, "CPU", _settings(threads))
+    # Each has the memory of all layers, so there are no more than can work at once.
+    free: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(threads):
+        free.put(found.create_infer_request())
 
     def score(batch: np.ndarray) -> np.ndarray:
-        if not hasattr(own, "request"):
-            own.request = found.create_infer_request()
-        own.request.infer([ov.Tensor(np.ascontiguousarray(batch, np.float32), shared_memory=True)])
-        logits: np.ndarray = own.request.get_output_tensor().data.copy()
-        return logits
+        request = free.get()
+        try:
+            request.infer([ov.Tensor(np.ascontiguousarray(batch, np.float32), shared_memory=True)])
+            logits: np.ndarray = request.get_output_tensor().data.copy()
+            return logits
+        finally:
+            free.put(request)
 
     return parts.at_once(parts.filled(score, lambda n: part), part)
 

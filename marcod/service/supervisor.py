@@ -17,6 +17,7 @@ from typing import Final
 from marcod import counters, telemetry
 from marcod.app import App, roots, worker_name
 from marcod.errors import HostLacksError, MarcodError
+from marcod.model import engines
 from marcod.notify import notifier
 from marcod.service.periodic import HEART, PeriodicWork
 from marcod.settings import Role, Settings
@@ -165,6 +166,7 @@ class Service:
         return scorer.run
 
     def _trainer_loop(self) -> Loop:
+        engines.require_keras("the role trainer")
         db, patience_s = self._ready.db, TRAINING_STOP_SHARE * self._settings.daemon.stop_s
         return trainer.Trainer(
             db, self._settings.train, self._program, now=db.now(), clock=db.now, stop_s=patience_s

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from marcod import telemetry
 from marcod.errors import MarcodError
-from marcod.model import bundle
+from marcod.model import bundle, engines
 from marcod.model.heat_process import HeatOrder
 from marcod.model.registry import Registry
 from marcod.settings.environment import child_environment
@@ -48,6 +48,8 @@ def heat_order(site: Site, user: User, drop_id: int, inspection_id: int) -> Heat
     version, hidden = site.db.read(work)
     if hidden:
         raise HeatUnavailableError("a random audit asks you about this drop; the model is not shown before your answer")
+    if not engines.installed("tensorflow"):
+        raise HeatUnavailableError("this host only scores, so it draws no heat map; a host with TensorFlow does")
     registry = Registry(site.db, site.settings.models.folder, site.settings.score.engine)
     try:
         folder = registry.path(version.name, version.version)

@@ -14,7 +14,7 @@ from marcod.cli.common.configured import pass_settings
 from marcod.database import probe
 from marcod.domain import TrainedOn
 from marcod.errors import BundleError, StoreError
-from marcod.model import bundle, published, registry
+from marcod.model import bundle, engines, published, registry
 from marcod.model.published import Published
 from marcod.model.registry import ModelInfo
 from marcod.settings import Settings
@@ -50,6 +50,7 @@ def fetch(
         _print_catalogue(json_output)
         return
     model = published.find(name)
+    engines.require_keras("importing a published model")
     if model.kind == "trunk":
         _fetch_trunk(model, given, json_output)
         return

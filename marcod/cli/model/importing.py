@@ -10,7 +10,8 @@ from marcod import app
 from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.domain import CLASSES, DropClass
-from marcod.errors import ConfigError
+from marcod.errors import ON_A_WHOLE_HOST, ConfigError, HostLacksError
+from marcod.model import bundle, engines
 from marcod.settings import Settings
 from marcod.settings.environment import use_the_cpu_alone
 from marcod.store import versions
@@ -57,6 +58,9 @@ def import_(
     with app.open_app(settings) as ready:
         taken = [(r.version.name, r.version.version) for r in ready.db.read(versions.listed)]
         taken += [(name, version) for name, version, _ in ready.registry.on_disk()]
+    if not engines.installed("tensorflow") and (Path(source) / bundle.RECORD_FILE).is_file():
+        _install(Path(source), folder, plain=not (name or version or images or folding or licence or threshold))
+        return
     use_the_cpu_alone()
     from marcod.model import convert
 
@@ -74,6 +78,16 @@ def import_(
             progress=report,
         )
     _print(done, json_output)
+
+
+def _install(source: Path, folder: Path, *, plain: bool) -> None:
+    """Copy a bundle as it is, which takes no TensorFlow."""
+    if not plain:
+        raise HostLacksError(f"without TensorFlow a bundle is imported without options; {ON_A_WHOLE_HOST}")
+    path = bundle.install(source, folder)
+    record = bundle.read(path)
+    output.echo(f"wrote {path}")
+    output.echo(f"next: marcod model promote {record.name}:{record.version}")
 
 
 def folding_of(texts: Sequence[str]) -> dict[str, DropClass]:
