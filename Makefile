@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where bytecode is not kept, as in many containers, every run compiles all tests and every process the package.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast test-stories test-web test-jax lint wheel bench chaos audit docs keys format clean
+.PHONY: demo test test-fast test-stories test-web test-jax test-light lint wheel bench chaos audit docs keys format clean
 
 demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
 	$(BIN)/marcod demo --models $(VENV)/models
@@ -26,6 +26,15 @@ test-jax: $(VENV)/jax.stamp  ## run what depends on the Keras backend with JAX, 
 		tests/model tests/scoring tests/fitting tests/training tests/evaluate \
 		tests/acceptance/test_plates.py tests/cli/test_heatmap_command.py \
 		-k "not miniature and not processes_draw"
+
+# Away from the checkout: the light wheel, in an environment of its own without TensorFlow.
+test-light: wheel  ## run what concerns scoring where marcod-light is installed, without TensorFlow, on both databases
+	test -x $(VENV)/light/bin/python || $(PYTHON) -m venv $(VENV)/light
+	$(VENV)/light/bin/pip install --quiet "$$(ls dist/marcod_light-*.whl)[test]"
+	$(VENV)/light/bin/pip install --quiet --no-deps --force-reinstall dist/marcod_light-*.whl
+	! $(VENV)/light/bin/python -c "import tensorflow" 2>/dev/null
+	$(VENV)/light/bin/pytest --light -m "not story and not web" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		tests/scoring tests/model tests/cli tests/acceptance tests/health tests/service tests/drift tests/review
 
 test-web: $(VENV)/web.stamp  ## run people with a real browser before the page; needs Debian's chromium, or MARCOD_CHROMIUM
 	@test -x "$${MARCOD_CHROMIUM:-/usr/bin/chromium}" || { echo "there is no $${MARCOD_CHROMIUM:-/usr/bin/chromium}:" \

@@ -23,7 +23,7 @@ from marcod.database import migrate
 from marcod.database.engine import Database
 from marcod.store.versions import Version
 
-pytest_plugins: Final = ["model_fixtures", "fast"]
+pytest_plugins: Final = ["model_fixtures", "fast", "light"]
 
 SETTINGS: Final = ("fsync = off", "full_page_writes = off", "autovacuum = off", "deadlock_timeout = '100ms'")
 """Of the server that is started here. What cleans up by itself would leave statistics that no test asked for."""

@@ -13,7 +13,7 @@ from marcod.store.versions import Version
 IMAGE_SCORE = """
 score_id source layout plate_key barcode inspection_key inspection_ordinal well well_row well_column
 drop_number image_id path modality captured_at model model_version model_digest model_synthetic content_hash p_clear
-p_crystals p_other p_precipitate label hit is_current scored_at
+p_crystals p_other p_precipitate label hit is_current scored_at engine
 """
 
 PLATE_SUMMARY = """

@@ -1,5 +1,6 @@
 """The wheel carries everything an installation needs, and works away from the checkout."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -61,3 +62,23 @@ def test_an_installation_makes_its_database_and_knows_its_model(unpacked: Path, 
 def test_a_visitor_reads_what_takes_minutes_before_it_starts() -> None:
     shown = subprocess.run(["make", "-n", "-B", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "which takes minutes" in shown[: shown.index("pip install")]
+
+
+@pytest.mark.slow
+def test_the_light_wheel_is_the_same_code_and_requires_openvino_for_tensorflow(unpacked: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "wheels" / "light.py"), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("marcod_light-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name: archive.read(name) for name in archive.namelist()}
+    about = next(data.decode() for name, data in inside.items() if name.endswith("/METADATA"))
+    lines = [line for line in about.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    required = {re.split("[<>]", line.split()[1])[0] for line in lines}
+    assert {"openvino", "simplejpeg", "sqlalchemy"} <= required
+    assert not required & {"tensorflow", "keras", "scipy", "scikit-learn", "matplotlib"}
+    code = {name: data for name, data in inside.items() if name.startswith("marcod/")}
+    assert code == {
+        path.relative_to(unpacked).as_posix(): path.read_bytes()
+        for path in (unpacked / "marcod").rglob("*")
+        if path.is_file()
+    }

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from doubles import OneNetwork
 from factories import utc
 from numpy.typing import NDArray
@@ -118,7 +117,6 @@ def test_a_slow_disk_loses_no_image(tmp_path: Path) -> None:
     [
         (MemoryError(), NO_MEMORY),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), NO_MEMORY),
-        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), NO_MEMORY),
         (OSError("out of memory when reading image file"), NO_MEMORY),
         (OSError(errno.EMFILE, "Too many open files"), "cannot be read: Too many open files"),
         (OSError(errno.ENOSPC, "No space left on device"), "cannot be read: No space left on device"),

@@ -23,7 +23,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import image, job, score
 from marcod.domain import DropClass, DropImage, Modality
 from marcod.errors import BundleError, HostLacksError, StoreError
-from marcod.model import bundle
+from marcod.model import bundle, engines
 from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
 from marcod.plates import reports
@@ -380,6 +380,17 @@ class Flaky(OneNetwork):
 
     def fold(self, probabilities: np.ndarray) -> np.ndarray:
         return self._predictor.fold(probabilities)
+
+
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+def test_every_score_says_which_engine_gave_it(lab: Lab, models: Path, engine: engines.Setting) -> None:
+    lab.deliver("one.jpg", photograph(1))
+    registry = Registry(lab.db, models, engine)
+    lab.scorer(load=lambda version: registry.load(version, 4)).drain(threading.Event())
+    wanted = engines.facts(engine)[0]
+    assert lab.db.read(lambda c: c.execute(sa.select(score.c.engine)).scalars().all()) == [wanted]
+    shown = sa.text("select engine from lims_image_score_v1")
+    assert lab.db.read(lambda c: c.execute(shown).scalars().all()) == [wanted]
 
 
 def test_a_device_that_fails_costs_no_image_an_attempt(lab: Lab) -> None:

@@ -57,7 +57,7 @@ def is_left_out(path: Path) -> bool:
     """Return True for a folder or file that the fast part does not collect."""
     if path.is_dir():
         return path.name in FOLDERS
-    return path.name.startswith("test_") and path.suffix == ".py" and bool(_imported(path) & HEAVY)
+    return path.name.startswith("test_") and path.suffix == ".py" and bool(imported(path) & HEAVY)
 
 
 def is_slow(item: pytest.Item) -> bool:
@@ -76,7 +76,7 @@ def is_slow(item: pytest.Item) -> bool:
 
 
 @cache
-def _imported(file: Path) -> frozenset[str]:
+def imported(file: Path) -> frozenset[str]:
     """Names of the modules that loading a file imports, and of those which they import."""
     seen: set[str] = set()
     waiting = [file]

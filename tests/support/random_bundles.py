@@ -10,7 +10,8 @@ import tiny
 from factories import utc
 
 from marcod.domain import CLASSES
-from marcod.model import bundle, combining, network
+from marcod.model import bundle, combining
+from marcod.model import weights as arrays
 from marcod.model.inception import Inception
 from marcod.model.predictor import NetworkPredictor, Predictor
 from marcod.model.preprocess import Preprocessing
@@ -33,7 +34,7 @@ def write(
     """A bundle ``name:version`` below ``models``, without golden images. Its network is very sure of everything."""
     architecture = replace(ARCHITECTURE, classes=len(classes))
     rng = np.random.default_rng(seed)
-    shapes = network.variable_shapes(network.build(architecture))
+    shapes = arrays.shapes(architecture)
     weights = {
         name: rng.uniform(0.5, 1.5, shape).astype(np.float32)
         if name.endswith("moving_variance")

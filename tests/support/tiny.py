@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from marcod.model import network
+from marcod.model import weights as arrays
 from marcod.model.architecture import Architecture
 from marcod.model.inception import Inception
 
@@ -24,7 +24,7 @@ def random_weights(architecture: Architecture, seed: int = 0) -> dict[str, np.nd
     """Well-conditioned numbers, as if trained, so that different images get different scores."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, shape in network.variable_shapes(network.build(architecture)).items():
+    for name, shape in arrays.shapes(architecture).items():
         if name.endswith("weights"):
             value = rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
         elif name.endswith("moving_variance"):
