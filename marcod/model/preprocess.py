@@ -121,9 +121,7 @@ def prepare(rgb: NDArray[np.uint8], record: Preprocessing, resize: Bilinear = bi
     return scaled
 
 
-def prepare_whole(
-    rgb: NDArray[np.uint8], record: Preprocessing, resize: Bilinear = bilinear
-) -> NDArray[np.float32]:
+def prepare_whole(rgb: NDArray[np.uint8], record: Preprocessing, resize: Bilinear = bilinear) -> NDArray[np.float32]:
     """Prepare all squares of an image uint8 [height, width, 3] as :func:`prepare`, float32 [squares, size, size, 3]."""
     height, width = rgb.shape[:2]
     places = squares.places(height, width, squares.needed(height, width))
