@@ -73,7 +73,10 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     | {"*[].inferred": "a grid, where other wells of a plate told it; a path alone does not"},
     "marcod label suspects": {"people[].swaps": "two words, where a person swaps classes"},
     "marcod model calibrate": {"calibration.confidence": "a number, which --confidence gives"},
+    "marcod model convert": {"conversion.refusal": "a sentence, where crystals are lost"}
+    | {"threshold.recall": "a number, where it is measured"},
     "marcod model evaluate": dict.fromkeys(("own.deviation", "own.sources"), "only of the four classes"),
+    "marcod model show": {"record.conversion": "a comparison, of a version that was converted"},
     "marcod retrain": {"error": _TEXT, "step": _TEXT},
     "marcod review export": {"problems": _TEXT},
     "marcod review next": dict.fromkeys(("answer", "answered_at"), "what is asked has no answer yet"),

@@ -507,6 +507,7 @@ def taught(folder: Path) -> Lab:
     lab.ask("model", "import", registry.shipped_folder().joinpath(*registry.SHIPPED), "--name", "other")
     lab.documents.append(("metrics of an imported bundle", lab.documents[-1][1]["report"]))
     lab.ask("model", "combine", ":".join(registry.SHIPPED), "other:1", "--drops", "8")
+    lab.ask("model", "convert", ":".join(registry.SHIPPED), "--coverage", "whole")
     lab.ask("plate", "heatmap", drops[0].plate, "A01", "--samples", "1", "--out", folder / "heat.png")
     for words, path in (
         ("trained", "training/run-*/candidate/lab/1"),
@@ -530,6 +531,14 @@ SLOW: Final = (taught,)
 
 ASKED_SLOWLY: Final = {
     f"marcod {name}"
-    for name in ("label suspects", "model calibrate", "model combine", "model import", "plate heatmap", "retrain")
+    for name in (
+        "label suspects",
+        "model calibrate",
+        "model combine",
+        "model convert",
+        "model import",
+        "plate heatmap",
+        "retrain",
+    )
 } | {"marcod score"}
 """Commands that only the slow labs ask."""

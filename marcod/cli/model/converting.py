@@ -54,7 +54,17 @@ def convert(
         path, compared = _made(settings, ready, version, _precision(precision), coverage, images)
         made = ready.registry.register(path.parent.name, path.name, ready.db.now())
     if json_output:
-        output.print_json({"model": str(made), "parent": str(version), "folder": path, "comparison": compared})
+        output.print_json(
+            {
+                "model": str(made),
+                "parent": str(version),
+                "folder": path,
+                "threshold": compared.threshold.model_dump(),
+                "conversion": compared.conversion.model_dump(),
+                "sentence": compared.sentence,
+                "flips": compared.flips,
+            }
+        )
         return
     _print(made, version, path, compared)
 
