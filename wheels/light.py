@@ -5,6 +5,7 @@
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,10 @@ def build(folder: Path) -> None:
         place = Path(made)
         (place / "pyproject.toml").write_text(tomli_w.dumps(project(whole)), encoding="utf-8")
         for part in PARTS:
-            (place / part).symlink_to(ROOT / part)
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / part, place / part)
         command = [
             sys.executable,
             "-m",

@@ -81,6 +81,7 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
     "label withdraw": (PLATE, "A1"),
     "model calibrate": ("champion", "--from-database", "--recall", "0.9"),
     "model combine": ("lite0:1", "small:1"),
+    "model convert": ("lite0:1", "--coverage", "whole"),
     "model challenge": ("--none",),
     "model fetch": ("marco",),
     "model import": ("somewhere",),

@@ -43,7 +43,7 @@ def copy_rows(db: Database, given: Rows, tables: dict[str, sa.Table]) -> None:
 
     def place(table: sa.Table, name: str) -> str | None:
         names = (name, RENAMED.get((table.name, name)), former.get((table.name, name)))
-        return next((n for n in names if n in table.c), None)
+        return next((n for n in names if n is not None and n in table.c), None)
 
     def work(connection: sa.Connection) -> None:
         for name, table in tables.items():

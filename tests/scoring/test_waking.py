@@ -133,7 +133,7 @@ def test_work_is_taken_with_a_broken_line_and_the_line_comes_back(lab: Lab) -> N
         wait_until(lambda: listening() not in ([], [first]), "the line to come back", LONG_S)
         lab.deliver("two.jpg", photograph(2), lab.db.now())
         scored(lab, "two.jpg")
-    assert not listening()
+    wait_until(lambda: not listening(), "the line to be closed", LONG_S)
 
 
 @on_postgres

@@ -113,7 +113,7 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path) -> None:
 def test_an_unknown_word_that_is_near_none_is_answered_with_those_there_are(tmp_path: Path) -> None:
     section, key = _faults(tmp_path, "[databse]\nurl = 3\n[score]\nzz = 1\n")
     assert section.text.startswith("databse is not a setting; sections are store, models, ")
-    assert key.text.startswith("score.zz is not a setting; keys of [score] are batch_size, ")
+    assert key.text.startswith("score.zz is not a setting; keys of [score] are engine, batch_size, ")
 
 
 def test_what_only_follows_from_another_fault_is_not_reported(tmp_path: Path) -> None:
