@@ -240,8 +240,9 @@ def draw(
 ) -> bytes:
     """Draw a PNG: the heat over an image uint8 [height, width, 3], above a strip of text.
 
-    The square of the score is grey. Around the central one nothing is drawn. The first line of ``caption`` is the title;
-    ``notice`` is drawn as a warning; ``text`` goes into the file's text chunks. The file has no time, so the same arguments give the same bytes.
+    The square of the score is grey. Around the central one nothing is drawn. The first line of ``caption`` is the
+    title; ``notice`` is drawn as a warning; ``text`` goes into the file's text chunks. The file has no time, so the
+    same arguments give the same bytes.
     """
     whole = heat.square != (0, 1)
     image = Image.fromarray(over(rgb, heat) if whole else _overlay(heat.seen(rgb), heat.values))
