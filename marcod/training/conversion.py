@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from marcod import synthetic
 from marcod.database.engine import Database
 from marcod.domain import CLASSES, CRYSTALS, DropClass, Modality, Precision, Split
 from marcod.errors import ConfigError, NotFoundError
@@ -285,7 +286,7 @@ def write(models: Path, folder: Path, made: NetworkPredictor, compared: Comparis
     """Write the bundle of a converted network, whose parent lies in ``folder``. Raises BundleError."""
     measured, golden = calibration.measured_and_golden(folder)
     if made.looks_at_whole_images:
-        golden |= _wide(golden)
+        golden |= {"wide.jpg": _wide()}
     record = made.record.model_copy(update={"threshold": compared.threshold, "conversion": compared.conversion})
     flips: list[dict[str, Any]] = [asdict(flip) for flip in compared.flips]
     told = {**measured, "conversion": {"sentence": compared.sentence, "flips": flips}}
@@ -294,15 +295,13 @@ def write(models: Path, folder: Path, made: NetworkPredictor, compared: Comparis
     )
 
 
-def _wide(golden: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Make a golden image of which no single square shows all: the first and the last one side by side."""
-    if not golden:
-        return {}
-    data = [*golden.values()]
-    parts = [Image.fromarray(preprocess.centre_square(preprocess.decode(one))) for one in (data[0], data[-1])]
+def _wide() -> bytes:
+    """Make a golden image that no single square shows whole: rendered drops, one with crystals and a clear one."""
     wide = Image.new("RGB", (2 * _WIDE, _WIDE))
-    for number, part in enumerate(parts):
+    for number, kind in enumerate((DropClass.CRYSTALS, DropClass.CLEAR)):
+        data, _ = synthetic.drop_jpeg(number, kind)
+        part = Image.fromarray(preprocess.centre_square(preprocess.decode(data)))
         wide.paste(part.resize((_WIDE, _WIDE), Image.Resampling.BOX), (number * _WIDE, 0))
     out = io.BytesIO()
     wide.save(out, "JPEG", quality=90)
-    return {"wide.jpg": out.getvalue()}
+    return out.getvalue()

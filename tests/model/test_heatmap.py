@@ -10,10 +10,10 @@ from tiny import TINY, random_weights
 
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
-from marcod.model import backend, heatmap, network, preprocess
+from marcod.model import backend, heatmap, network, preprocess, squares
 from marcod.model.bundle import BundleRecord
 from marcod.model.heatmap import Heat, NetworkAttribution, SmoothGradNoise
-from marcod.model.predictor import Predictor
+from marcod.model.predictor import NetworkPredictor, Predictor
 from marcod.model.probabilities import softmax
 
 Weights = dict[str, np.ndarray]
@@ -134,9 +134,7 @@ def test_batches_shrink_as_images_grow(
     assert NetworkAttribution(tiny_predictor.record.model_copy(update=tables), tiny_weights).batch_size == expected
 
 
-@pytest.fixture(scope="module")
-def brightness(tiny_predictor: Predictor) -> NetworkAttribution:
-    """A network that averages what passes its first layer, and nothing dark does."""
+def brightness_weights() -> Weights:
     weights = {}
     for name, value in random_weights(TINY).items():
         if name.endswith("/weights"):
@@ -144,7 +142,13 @@ def brightness(tiny_predictor: Predictor) -> NetworkAttribution:
         else:
             weights[name] = np.full_like(value, 1.0 if name.endswith("moving_variance") else 0.0)
     weights["Inception/Conv2d_1a_3x3/BatchNorm/moving_mean"] += 0.5
-    return NetworkAttribution(tiny_predictor.record, weights, batch_size=4)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def brightness(tiny_predictor: Predictor) -> NetworkAttribution:
+    """A network that averages what passes its first layer, and nothing dark does."""
+    return NetworkAttribution(tiny_predictor.record, brightness_weights(), batch_size=4)
 
 
 def test_heat_is_where_the_only_thing_to_see_is(brightness: NetworkAttribution) -> None:
@@ -198,3 +202,61 @@ def test_the_file_says_what_it_is() -> None:
     made = drawn(60, 60, ["Plate 1"], text)
     assert made.format == "PNG"
     assert made.text == text  # type: ignore[attr-defined]
+
+
+def whole_record(record: BundleRecord) -> BundleRecord:
+    return record.model_copy(update={"preprocessing": {**record.preprocessing, "coverage": "whole"}})
+
+
+def test_the_square_that_gave_the_crystal_probability_is_explained(
+    record: BundleRecord, tiny_weights: Weights, looking: NetworkAttribution
+) -> None:
+    rgb = np.random.default_rng(5).integers(0, 256, (90, 200, 3), np.uint8)
+    heat = NetworkAttribution(whole_record(record), tiny_weights, batch_size=4).explain(
+        png_of(rgb), DropClass.CRYSTALS, QUICK
+    )
+    assert heat.square is not None
+    assert heat.square[1] == squares.needed(90, 200) == 3
+    alone = [
+        looking.explain(png_of(np.ascontiguousarray(place.of(rgb))), DropClass.CRYSTALS, QUICK)
+        for place in squares.places(90, 200, 3)
+    ]
+    best = int(np.argmax([one.probabilities[1] for one in alone]))
+    assert heat.square[0] == best
+    assert np.abs(heat.values - alone[best].values).max() < 1e-3
+    own = NetworkPredictor(whole_record(record), tiny_weights, 4)
+    assert heat.probabilities == pytest.approx(own.fold(own.predict([own.prepare(png_of(rgb))]))[0], abs=1e-5)
+
+
+def test_heat_lies_at_the_place_of_what_is_seen(tiny_predictor: Predictor) -> None:
+    """The only thing to see is at the edge of a wide image, where the central square has nothing of it."""
+    rgb = np.zeros((75, 150, 3), np.uint8)
+    rgb[20:36, 124:140] = 255
+    weights = brightness_weights()
+    # Towards crystals, so that the square with the light is the one with the highest probability.
+    head = next(name for name in weights if name.endswith("/weights") and "Logits" in name)
+    weights[head][..., 1] *= 9
+    whole = NetworkAttribution(whole_record(tiny_predictor.record), weights, batch_size=4)
+    heat = whole.explain(png_of(rgb), DropClass.CRYSTALS, SmoothGradNoise(samples=3, noise=0.05))
+    assert heat.square == (2, 3)
+    drawn_ = heatmap.over(rgb, heat).astype(int)
+    coloured = np.abs(drawn_ - rgb).sum(axis=2) > 20
+    assert coloured[20:36, 124:140].mean() > 0.5
+    assert not coloured[:, :110].any()
+    made = Image.open(io.BytesIO(heatmap.draw(rgb, heat, ["Plate 1"], text={})))
+    assert made.width == 150
+    assert np.array_equal(np.asarray(made)[:75], drawn_)
+
+
+def test_members_that_look_at_different_squares_are_laid_over_the_whole_image() -> None:
+    one = Heat(np.ones((30, 30), np.float32), np.full(4, 0.25, np.float32), (1, 2))
+    other = Heat(np.full((60, 60), 0.5, np.float32), np.full(4, 0.25, np.float32))
+    square, laid = heatmap._together([one, other], png_of(np.zeros((90, 120, 3), np.uint8)))
+    assert square is None
+    assert [values.shape for values in laid] == [(60, 80), (60, 80)]
+    assert (laid[0][:, :20].max(), laid[0][:, 20:].min()) == (0, 1)
+    assert (laid[1][:, :10].max(), laid[1][:, 10:70].min(), laid[1][:, 70:].max()) == (0, 0.5, 0)
+    same, kept = heatmap._together([other, other], b"")
+    assert (same, kept[0].shape) == ((0, 1), (60, 60))
+    both = Heat(sum(laid, np.zeros((60, 80), np.float32)), one.probabilities, None)
+    assert heatmap.over(np.zeros((90, 120, 3), np.uint8), both).shape == (90, 120, 3)
