@@ -98,7 +98,9 @@ def _made(
             chosen,
             settings.train,
             threads=settings.score.decode_threads,
-            progress=lambda done, total: report(f"scoring with {version} and {record.name}:{record.version}", done, total),
+            progress=lambda done, total: report(
+                f"scoring with {version} and {record.name}:{record.version}", done, total
+            ),
         )
     return conversion.write(settings.models.folder, folder, made, compared), compared
 
