@@ -4,9 +4,10 @@ A host that only scores does without TensorFlow and Keras; the distribution ``ma
 Nothing here imports one of them.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -35,7 +36,14 @@ class Engine(NamedTuple):
 
 def installed(engine: Setting) -> bool:
     """Check that an engine is installed here, without importing it."""
-    return all(find_spec(module) is not None for module in _NEEDS[engine])
+    return all(map(_is_there, _NEEDS[engine]))
+
+
+def _is_there(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    # Not `importlib.util.find_spec`: asking is no import, for which finders of ours wait.
+    return PathFinder.find_spec(module) is not None
 
 
 def chosen(setting: Setting = "auto") -> Setting:

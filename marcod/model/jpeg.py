@@ -26,8 +26,8 @@ _of_thread = threading.local()
 def decoded(data: bytes, width: int, height: int, ratio: int = 1) -> Iterator[NDArray[np.uint8]]:
     """Yield a JPEG in grey or colour as RGB, uint8 [height, width, 3], at 1/``ratio`` of its size.
 
-    ``width`` and ``height`` are of its header. The array must not be kept beyond the block. Raises ImageError for one
-    that is truncated or damaged, as :func:`images.whole_jpeg` does.
+    ``width`` and ``height`` are of its header, 8 or more where ``ratio`` is not 1. The array must not be kept beyond
+    the block. Raises ImageError for one that is truncated or damaged, as :func:`images.whole_jpeg` does.
     """
     down, across = -(-height // ratio), -(-width // ratio)
     buffer = _take(3 * down * across)

@@ -51,7 +51,7 @@ class Predictor(ABC):
     @property
     @abstractmethod
     def engine(self) -> str:
-        """Name of what calculates the scores here: ``tensorflow``, another backend of Keras, or ``openvino``."""
+        """The engine of the scores here: ``tensorflow``, another backend of Keras, or ``openvino``."""
 
     @property
     @abstractmethod

@@ -126,7 +126,7 @@ def finish(
     """Finish a lease: what is not in ``failures`` is scored."""
     failed = list(failures)
     bad = {f.claim.job_id for f in failed}
-    good = [results.Scored(c, hashes(c), scores(c)) for c in lease.claims if c.job_id not in bad]
+    good = [results.Scored(c, hashes(c), scores(c), engine="tensorflow") for c in lease.claims if c.job_id not in bad]
 
     def work(connection: Connection) -> results.Finished:
         return results.finish(

@@ -65,7 +65,7 @@ def is_slow(item: pytest.Item) -> bool:
     fixtures = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return (
-        not fixtures.keys().isdisjoint({"postgres", "tiny_weights", "models"})
+        not fixtures.keys().isdisjoint({"postgres", "tiny_weights", "models", "pristine_members"})
         or any(found[-1].func.__module__ == "lab_fixtures" for found in fixtures.values())
         or parameters.get("backend") == "postgres"
         or any(item.iter_markers("story"))
