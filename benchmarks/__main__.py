@@ -41,6 +41,7 @@ ON_REQUEST = (
     "gate",
     "bundles",
     "labels",
+    "light",
     "web",
     "web_keys",
     "web_load",

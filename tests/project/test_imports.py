@@ -10,6 +10,7 @@ import pytest
 
 from marcod.database import migrate
 from marcod.database.engine import Database
+from marcod.errors import LEFT_OUT
 from marcod.settings.environment import child_environment
 
 HEAVY: Final = frozenset(
@@ -95,8 +96,12 @@ def test_a_command_that_works_has_its_garbage_collected(database: str, tmp_path:
     assert told.read_text().split() == ["True", "True"]
 
 
-@pytest.mark.parametrize("module", ["scoring.scorer", "model.bundle", "model.registry", "service.supervisor"])
+@pytest.mark.parametrize(
+    "module",
+    ["cli", "model.bundle", "model.openvino_network", "model.registry", "scoring.scorer", "service.supervisor",
+     "watch.loop", "web.server"],
+)  # fmt: skip
 @pytest.mark.slow
-def test_a_scoring_host_needs_no_statistics_library(module: str) -> None:
-    program = f"import sys; sys.modules['scipy'] = sys.modules['sklearn'] = None; import marcod.{module}"
+def test_a_scoring_host_needs_none_of_the_libraries_that_it_is_installed_without(module: str) -> None:
+    program = f"import sys; sys.modules.update(dict.fromkeys({sorted(LEFT_OUT)!r})); import marcod.{module}"
     subprocess.run([sys.executable, "-c", program], timeout=120, check=True)
