@@ -89,6 +89,9 @@ class WatchSettings(Section):
 
 
 class ScoreSettings(Section):
+    engine: Literal["auto", "tensorflow", "openvino"] = Field(
+        "auto", description="What calculates scores here; `auto` is TensorFlow where it is installed, else OpenVINO"
+    )
     batch_size: int = Field(16, ge=1, le=1024, description="Images the model sees at a time")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that read and decode images ahead")
     lease_s: float = Field(
@@ -101,9 +104,6 @@ class ScoreSettings(Section):
     )
     accept_gone: bool = Field(
         False, description="Do not report images whose files go before they are scored, as a clean-up makes them"
-    )
-    engine: Literal["auto", "tensorflow", "openvino"] = Field(
-        "auto", description="What calculates scores here; `auto` is TensorFlow where it is installed, else OpenVINO"
     )
 
 
