@@ -80,5 +80,5 @@ def test_the_light_wheel_is_the_same_code_and_requires_openvino_for_tensorflow(u
     assert code == {
         path.relative_to(unpacked).as_posix(): path.read_bytes()
         for path in (unpacked / "marcod").rglob("*")
-        if path.is_file()
+        if path.is_file() and "__pycache__" not in path.parts
     }
