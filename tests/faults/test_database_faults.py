@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from factories import rows, utc
 from fault_tools import Network, limited, no_file_left_to_open, ordinary_user
+from waiting import wait_until
 from watched_site import Site, well_image
 
 from marcod.database import engine, workers
@@ -130,6 +131,9 @@ def test_too_many_connections_are_one_sentence_and_pass(server: Database, server
         with one.engine.connect(), pytest.raises(StoreError, match="too many connections for role"):
             other.read(lambda c: None)
         one.close()
+        # The server's process outlives the connection by a moment.
+        left = sa.text("select count(*) from pg_stat_activity where usename = :role")
+        wait_until(lambda: not server.read(lambda c: c.execute(left, {"role": role}).scalar()), "the connection to end")
         other.read(lambda c: None)
     finally:
         one.close()
