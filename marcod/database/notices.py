@@ -56,7 +56,7 @@ class Waker:
             self._waker.send(b"x")
 
     def close(self) -> None:
-        """Close it; nobody is woken any more."""
+        """Close both ends; later calls of :meth:`wake` do nothing."""
         self._woken.close()
         self._waker.close()
 
@@ -87,17 +87,17 @@ class NoticeLine:
         self._troubled = False
 
     def clear(self) -> None:
-        """Forget what was heard. To be called before each look for what notices tell of, and while busy for long.
+        """Forget what was heard. Call it before each look for work, and now and then during long work.
 
-        Notices that nobody takes would fill the connection, and the server would keep them all.
+        The server keeps every notice that is not taken.
         """
         self._heard()
 
     def wait(self, limit_s: float, stop: Event | None = None) -> bool:
         """Wait for a notice since the last :meth:`clear`, at most ``limit_s`` seconds or until ``stop`` is set.
 
-        Returns True when it is worth a look at once: also when it was woken, and when the line was just opened, because
-        nobody has listened before.
+        Returns True when the caller should look at once: after a notice, when it was woken, and when the line was just
+        opened, because notices before that were not heard.
         """
         until = time.monotonic() + limit_s
         pause_s = self._look_s if self._db.is_sqlite else STOP_S if stop else RETRY_S

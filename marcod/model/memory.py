@@ -1,10 +1,10 @@
-"""Memory of large things that are no more, given back to the system."""
+"""Freed memory, given back to the operating system."""
 
 import ctypes
 from contextlib import suppress
 
 
 def give_back() -> None:
-    """Give back what was freed, where the C library can; else a process that loaded a model keeps a third more."""
+    """Give back freed memory where the C library can; a process that loaded a model would keep a third more."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

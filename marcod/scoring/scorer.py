@@ -179,7 +179,7 @@ class Scorer:
     def warm(self) -> versions.Version:
         """Load the champion, golden images included, before the first job.
 
-        Raises BundleError, of its kinds HostLacksError where other hosts may serve it.
+        Raises BundleError; it is a HostLacksError where another host may serve the version.
         """
         champion = self._db.read(versions.champion)
         self._model(champion.id)

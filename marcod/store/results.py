@@ -24,8 +24,8 @@ class Scored:
     """One image's result. ``probabilities`` are in the order of ``domain.CLASSES``.
 
     ``vector`` is the full output of a model with other classes, by their names, else None. ``brightness``, ``contrast``
-    and ``focus`` are as in ``images.Appearance``. ``warnings`` are what the bytes alone tell. ``engine`` is what
-    calculated it; None where nobody knows.
+    and ``focus`` are as in ``images.Appearance``. ``warnings`` are what the bytes alone tell. ``engine`` names
+    what calculated the score; None in scores from before this field.
     """
 
     claim: queue.Claim

@@ -36,7 +36,7 @@ OPEN: Final = ("/static/", "/login")
 """Paths that everybody may ask for; below the first one too."""
 
 PERSON: Final = "X-Marcod-Person"
-"""Header in which a page of ours says, as in an address, whose labels it sends; they are taken from nobody else."""
+"""Header that names the person of the labels that a page sends, percent-encoded; another person's are refused."""
 
 KEPT: Final = "public, max-age=31536000, immutable"
 

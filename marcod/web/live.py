@@ -1,7 +1,7 @@
 """Changes of the database, as they happen, for open pages.
 
-One thread of a process looks, however many browsers listen, and none while nobody does. It waits for notices
-(:mod:`marcod.database.notices`) and looks now and then besides, because not every change sends one.
+One thread per process looks for all open pages, and none while no page is open. It waits for notices
+(:mod:`marcod.database.notices`) and also looks at intervals, because not every change sends one.
 What a page gets are ids of plates that changed; it asks again for what it shows of them.
 """
 
