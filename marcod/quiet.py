@@ -69,6 +69,14 @@ def import_openvino() -> Any:
     return importlib.import_module("openvino")
 
 
+def import_nncf() -> Any:
+    """Import NNCF without what reports to its maker, and without its progress. Raises ImportError."""
+    import_openvino()
+    nncf = importlib.import_module("nncf")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    return nncf
+
+
 @dataclass(frozen=True)
 class _Finder(MetaPathFinder):
     """Finder of one package, as Python finds it, that runs its first import within ``around``."""

@@ -41,6 +41,7 @@ from marcod.domain import CLASSES, DropClass, Modality, Precision, TrainedOn
 from marcod.errors import BundleError, ImageError, os_reason
 from marcod.model import engines, memory
 from marcod.model.committee import STRICT, Committee, Member
+from marcod.model.engines import QuantizedNetwork
 from marcod.model.predictor import CommitteePredictor, NetworkPredictor, Predictor
 
 FORMAT: Final = 1
@@ -48,6 +49,8 @@ RECORD_FILE: Final = "bundle.toml"
 WEIGHTS_FILE: Final = "weights.npz"
 METRICS_FILE: Final = "metrics.json"
 EXPECTED_FILE: Final = "golden/expected.json"
+QUANTIZED_FILES: Final = ("int8.xml", "int8.bin")
+"""Graph and numbers of a network of precision int8, in OpenVINO's format; its float32 weights lie beside them."""
 
 FIRST_FAMILY: Final = "inception"
 """Family of a record that names none: it is from before there were others."""
@@ -277,11 +280,21 @@ def write(
 
 
 def write_derived(
-    models: Path, record: BundleRecord, parent: Path, metrics: Mapping[str, Any], golden: Sequence[Golden]
+    models: Path,
+    record: BundleRecord,
+    parent: Path,
+    metrics: Mapping[str, Any],
+    golden: Sequence[Golden],
+    quantized: QuantizedNetwork | None = None,
 ) -> Path:
-    """Write a bundle with the very weights of ``parent``, which has been verified, as :func:`write` does."""
-    weights = parent / WEIGHTS_FILE
-    kept = {WEIGHTS_FILE: weights.read_bytes()} if record.committee is None else {}
+    """Write a bundle with the very weights of ``parent``, which has been verified, as :func:`write` does.
+
+    Its quantized network is the given one, else the parent's where that has one.
+    """
+    names = [name for name in (WEIGHTS_FILE, *QUANTIZED_FILES) if (parent / name).exists()]
+    kept = {name: (parent / name).read_bytes() for name in names}
+    if quantized is not None:
+        kept |= zip(QUANTIZED_FILES, (quantized.graph, quantized.numbers), strict=True)
     return _put(models, record, {**kept, **_contents(metrics, golden)})
 
 
@@ -393,13 +406,23 @@ def _predictor(
     path: Path, record: BundleRecord, batch_size: int, load_member: LoadMember | None, engine: engines.Setting
 ) -> Predictor:
     if record.committee is None:
-        return NetworkPredictor(record, _weights(path), batch_size, engine)
+        return NetworkPredictor(record, _weights(path), batch_size, engine, quantized(path, record))
     load_member = load_member or members_in([path.parent.parent], batch_size, engine)
     members = [load_member(record, member) for member in record.committee.members]
     networks = [member for member in members if isinstance(member, NetworkPredictor)]
     if len(networks) < len(members) or WEIGHTS_FILE in record.files:
         raise BundleError(f"{path} cannot be loaded: a committee has networks as members, and no weights of its own")
     return CommitteePredictor(record, networks, batch_size)
+
+
+def quantized(path: Path, record: BundleRecord) -> QuantizedNetwork | None:
+    """Read the quantized network of a verified bundle; None of one that has none. Raises BundleError."""
+    if record.precision is not Precision.INT8:
+        return None
+    if missing := next((name for name in QUANTIZED_FILES if name not in record.files), None):
+        raise BundleError(f"{path} cannot be loaded: it is of precision int8 and has no {missing}")
+    graph, numbers = ((path / name).read_bytes() for name in QUANTIZED_FILES)
+    return QuantizedNetwork(graph, numbers)
 
 
 def members_in(folders: Sequence[Path], batch_size: int, engine: engines.Setting = "auto") -> LoadMember:

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod import quiet
+from marcod.errors import BundleError
 from marcod.model import memory, parts, weights
 from marcod.model.architecture import Architecture
+from marcod.model.engines import QuantizedNetwork
 from marcod.model.network_layers import NetworkLayers, Padding
 
 ov: Final = quiet.import_openvino()
@@ -49,6 +51,18 @@ def compiled(architecture: Architecture, values: weights.Weights, batch_size: in
     made = build(architecture, values, part)
     memory.give_back()
     return scoring(made, part)
+
+
+def quantized(network: QuantizedNetwork, architecture: Architecture, batch_size: int) -> parts.Scoring:
+    """Compile a network of 8-bit integers, as :func:`compiled`. Raises BundleError where it is of another shape."""
+    try:
+        model = ov.Core().read_model(network.graph, ov.Tensor(np.frombuffer(network.numbers, np.uint8)))
+        given, made = (tuple(one.shape) for one in (model.input(0), model.output(0)))
+    except (RuntimeError, IndexError) as error:
+        raise BundleError("the bundle's quantized network cannot be read by this version of OpenVINO") from error
+    if given != (1, architecture.input_size, architecture.input_size, 3) or made != (1, architecture.classes):
+        raise BundleError(f"the bundle's quantized network is one from {list(given)} to {list(made)}")
+    return scoring(model, 1)
 
 
 def scoring(model: Any, part: int) -> parts.Scoring:

@@ -110,6 +110,7 @@ class NetworkPredictor(Predictor):
         weights: Mapping[str, NDArray[np.float32]],
         batch_size: int = 8,
         engine: "engines.Setting" = "auto",
+        quantized: "engines.QuantizedNetwork | None" = None,
     ) -> None:
         # Here, not above: reading a record must not cost the time that importing decoders takes.
         from marcod import images
@@ -128,7 +129,7 @@ class NetworkPredictor(Predictor):
         self._crystals = self._fold[:, CRYSTALS] > 0
         self._inspect, self._decoded = images.inspect, preprocess.decoded
         self._shape = preprocess.prepare_whole if self._whole else preprocess.prepare
-        self._engine = engines.compiled(engine, architecture, weights, batch_size, record.precision)
+        self._engine = engines.compiled(engine, architecture, weights, batch_size, record.precision, quantized)
 
     @property
     def engine(self) -> str:

@@ -9,7 +9,8 @@ Guarantees:
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice, zip_longest
 from math import floor
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +26,10 @@ from marcod.errors import ConfigError, NotFoundError
 from marcod.evaluate import calibration, gate, labelled, metrics, paired, predictions
 from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Outcome, Predictions
-from marcod.model import bundle, preprocess
+from marcod.images import read
+from marcod.model import bundle, families, preprocess, quantization
 from marcod.model.bundle import BundleRecord, Conversion, Threshold
+from marcod.model.engines import QuantizedNetwork
 from marcod.model.predictor import NetworkPredictor, Predictor
 from marcod.model.preprocess import Preprocessing
 from marcod.model.squares import Coverage
@@ -34,6 +37,7 @@ from marcod.settings import TrainSettings
 from marcod.store.versions import Version
 from marcod.text import count
 from marcod.training import assess, snapshot_rows
+from marcod.training.snapshot_rows import StoredImage
 
 SAMPLE: Final = 1000
 """Images of the lab, besides the labelled ones, that both versions score."""
@@ -51,11 +55,14 @@ class LabImages:
     """Images of the lab that both versions score: files of labelled ones first, then of those without a label.
 
     ``fitting`` tells which labelled ones may choose the threshold: those of plates that are not test plates.
+    ``calibrating`` are files that a quantized network takes its number ranges from, and that compare nothing; each has
+    its class, as an index of the parent's outputs.
     """
 
     labelled: tuple[Labelled, ...]
     fitting: tuple[bool, ...]
     others: tuple[Path, ...]
+    calibrating: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
@@ -91,13 +98,77 @@ def lab_images(
     test = {image.file for image in _labelled(db, record, version, roots, Split.TEST)}
     known = {image.file for image in own}
     drawn = db.read(snapshot_rows.sample, Modality(record.modality), most, seed)
-    others = (roots.get(image.source, Path(image.root)) / image.path for image in drawn)
-    # Scored anew by both, on the very same pixels.
+    others = (_file(image, roots) for image in drawn)
+    # Both score them again, on the same pixels, whatever is stored.
     return LabImages(
         tuple(replace(image, stored=None) for image in own),
         tuple(image.file not in test for image in own),
         tuple(file for file in others if file not in known),
     )
+
+
+def with_calibration(
+    images: LabImages,
+    parent: Predictor,
+    drawn: Sequence[StoredImage],
+    roots: Mapping[str, Path],
+    most: int,
+    *,
+    threads: int,
+    progress: Progress = lambda done, total: None,
+) -> LabImages:
+    """Take so many images for calibration, evenly from the sources and from the classes that the parent gives there.
+
+    ``drawn`` are images of the lab in the order of a draw. They compare nothing any more.
+    """
+    labelled = {image.file for image in images.labelled}
+    sources = {_file(image, roots): image.source for image in drawn}
+    files = [file for file in sources if file not in labelled]
+    classes = {files[i]: int(np.argmax(row)) for i, row in _logits(parent, files, threads, progress).items()}
+    groups: dict[tuple[str, int], list[Path]] = {}
+    for file, found in classes.items():
+        groups.setdefault((sources[file], found), []).append(file)
+    turns = zip_longest(*groups.values())
+    chosen = list(islice((file for turn in turns for file in turn if file is not None), most))
+    calibrating = {file: classes[file] for file in chosen}
+    return replace(images, others=tuple(f for f in images.others if f not in calibrating), calibrating=calibrating)
+
+
+def _logits(
+    parent: Predictor, files: Sequence[Path], threads: int, progress: Progress
+) -> dict[int, NDArray[np.float32]]:
+    found: dict[int, NDArray[np.float32]] = {}
+    done = 0
+    for batch in predictions.prepared(files, range(len(files)), parent, threads):
+        pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
+        if pixels:
+            found.update(zip(pixels, parent.logits(parent.stack(list(pixels.values()))), strict=True))
+        done += len(batch)
+        progress(done, len(files))
+    return found
+
+
+def _file(image: StoredImage, roots: Mapping[str, Path]) -> Path:
+    return roots.get(image.source, Path(image.root)) / image.path
+
+
+def network(
+    folder: Path, record: BundleRecord, parent: Predictor, images: LabImages
+) -> tuple[NetworkPredictor, QuantizedNetwork | None]:
+    """Make the network of a converted record, whose parent lies in ``folder``, and what is to be written of it.
+
+    Raises HostLacksError for a precision that this host lacks, ConfigError as :func:`quantization.quantize`.
+    """
+    _, weights = bundle.load_weights(folder)
+    if record.precision is not Precision.INT8:
+        return NetworkPredictor(record, weights, parent.batch_size), None
+    made = quantization.quantize(
+        families.architecture(record.architecture),
+        weights,
+        images.calibrating,
+        lambda file: parent.prepare(read(file)),
+    )
+    return NetworkPredictor(record, weights, parent.batch_size, quantized=made), made
 
 
 def _labelled(
@@ -129,6 +200,11 @@ def require_convertible(record: BundleRecord, precision: Precision | None, cover
         raise ConfigError(f"{name} calculates in {record.precision} already; convert its parent, {record.parent}")
     if precision is Precision.FLOAT32:
         raise ConfigError(f"{name} calculates in float32 already; give --precision bfloat16, float16 or int8")
+    if precision is Precision.INT8 and Preprocessing.from_dict(record.preprocessing).coverage == "whole":
+        raise ConfigError(
+            f"{name} looks at whole images, and int8 is calibrated on central squares; convert its parent, "
+            f"{record.parent}, with both --precision and --coverage"
+        )
 
 
 _LOOKS_AT: Final[Mapping[Coverage, str]] = {"centre": "the central square", "whole": "whole images"}
@@ -237,7 +313,7 @@ def choose_threshold(
 def _judged(
     parent: BundleRecord, record: BundleRecord, known: Sequence[Predictions], settings: TrainSettings
 ) -> tuple[str, str | None, int, int]:
-    """Return the gate's sentence, why it refuses or None, drops with crystals, and how many of them only one finds."""
+    """Return the gate's sentence, its refusal or None, drops with crystals, and how many the parent alone finds."""
     if not any(image.label is DropClass.CRYSTALS for image in known[0].images):
         return "no drop with crystals is labelled, so it is unknown if any is lost", None, 0, 0
     pair = paired.pair((parent, known[0]), (record, known[1]))
@@ -282,7 +358,9 @@ def _comparison(
     return Comparison(threshold, conversion, sentence, flips)
 
 
-def write(models: Path, folder: Path, made: NetworkPredictor, compared: Comparison) -> Path:
+def write(
+    models: Path, folder: Path, made: NetworkPredictor, compared: Comparison, quantized: QuantizedNetwork | None = None
+) -> Path:
     """Write the bundle of a converted network, whose parent lies in ``folder``. Raises BundleError."""
     measured, golden = calibration.measured_and_golden(folder)
     if made.looks_at_whole_images:
@@ -290,9 +368,8 @@ def write(models: Path, folder: Path, made: NetworkPredictor, compared: Comparis
     record = made.record.model_copy(update={"threshold": compared.threshold, "conversion": compared.conversion})
     flips: list[dict[str, Any]] = [asdict(flip) for flip in compared.flips]
     told = {**measured, "conversion": {"sentence": compared.sentence, "flips": flips}}
-    return bundle.write_derived(
-        models, record, folder, told, calibration.expectations(made, golden, record.temperature)
-    )
+    expected = calibration.expectations(made, golden, record.temperature)
+    return bundle.write_derived(models, record, folder, told, expected, quantized)
 
 
 def _wide() -> bytes:

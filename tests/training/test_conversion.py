@@ -21,6 +21,7 @@ from marcod.model.registry import Registry
 from marcod.settings import TrainSettings
 from marcod.training import conversion
 from marcod.training.conversion import Comparison, LabImages
+from marcod.training.snapshot_rows import StoredImage
 
 FORMER = Threshold(crystal=0.5, recall=0.9, measured_on="a lab")
 
@@ -117,6 +118,29 @@ def test_labels_of_plates_that_are_no_test_plates_choose_the_threshold(
     assert kept.threshold.crystal < free.threshold.crystal
     assert kept.conversion.crystals_lost == 0
     assert kept.conversion.refusal is None
+
+
+def test_images_to_calibrate_on_come_evenly_from_sources_and_classes(
+    networks: tuple[NetworkPredictor, NetworkPredictor], drops: list[Path]
+) -> None:
+    parent, _ = networks
+    images = with_hits(parent, drops)
+    folder = drops[0].parent
+    drawn = [StoredImage("rare" if number > 20 else "usual", "/none", file.name) for number, file in enumerate(drops)]
+    found = conversion.with_calibration(images, parent, drawn, {"rare": folder, "usual": folder}, 6, threads=2)
+    assert len(found.calibrating) == 6
+    assert not set(found.calibrating) & {*found.others, *(image.file for image in images.labelled)}
+    assert set(drops[21:]) & set(found.calibrating)
+    given = parent.logits(parent.stack([parent.prepare(file.read_bytes()) for file in list(found.calibrating)[:4]]))
+    assert given.argmax(1).tolist() == list(found.calibrating.values())[:4]
+    assert len(found.others) + len(found.calibrating) == 12
+
+
+def test_a_version_for_whole_images_is_not_quantized() -> None:
+    whole = {"size": 75, "resize": "area", "coverage": "whole"}
+    record = labelled_sets.record().model_copy(update={"preprocessing": whole, "parent": "made:0"})
+    with pytest.raises(ConfigError, match="int8 is calibrated on central squares; convert its parent, made:0"):
+        conversion.require_convertible(record, Precision.INT8)
 
 
 def test_a_lab_without_images_compares_nothing(networks: tuple[NetworkPredictor, NetworkPredictor]) -> None:

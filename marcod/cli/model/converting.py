@@ -1,5 +1,7 @@
 """`marcod model convert`: a version of the same weights that calculates in a lower precision or sees whole images."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +15,27 @@ from marcod.cli.common.options import Choice
 from marcod.domain import Precision
 from marcod.settings import Settings
 from marcod.store.versions import Version
+from marcod.training import snapshot_rows
 
 if TYPE_CHECKING:
     from marcod.model.squares import Coverage
     from marcod.training.conversion import Comparison
 
+DRAWN = 4
+"""Images that are scored for one to calibrate on, so that rare classes are among them."""
+
 SHOWN = 20
 """Images whose hit changed that are printed; all of them are in metrics.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Conversion that is asked for; None leaves precision or coverage as it is."""
+
+    precision: Precision | None
+    coverage: "Coverage | None"
+    images: int
+    calibrate: int
 
 
 @click.command()
@@ -37,11 +53,18 @@ SHOWN = 20
 @click.option(
     "--images", default=1000, show_default=True, type=click.IntRange(0), help="Images without a label to compare on"
 )
+@click.option(
+    "--calibrate",
+    default=300,
+    show_default=True,
+    type=click.IntRange(50),
+    help="Images that int8 takes its number ranges from, evenly over sources and classes",
+)
 @options.as_json
 @pass_settings
 def convert(
     settings: Settings, model_text: str, precision: str | None, coverage: "Coverage | None", images: int,
-    json_output: bool,
+    calibrate: int, json_output: bool,
 ) -> None:  # fmt: skip
     """Derive a version of MODEL (NAME:VERSION) of lower precision or for whole images, and compare the two.
 
@@ -51,7 +74,8 @@ def convert(
     options.check_tree(settings.models.folder)
     with app.open_app(settings) as ready:
         version = ready.registry.resolve_registered(model_text, ready.db.now())
-        path, compared = _made(settings, ready, version, _precision(precision), coverage, images)
+        asked = _Asked(None if precision is None else Precision(precision), coverage, images, calibrate)
+        path, compared = _made(settings, ready, version, asked)
         made = ready.registry.register(path.parent.name, path.name, ready.db.now())
     if json_output:
         output.print_json(
@@ -69,40 +93,35 @@ def convert(
     _print(made, version, path, compared)
 
 
-def _precision(text: str | None) -> Precision | None:
-    return None if text is None else Precision(text)
-
-
-def _made(
-    settings: Settings,
-    ready: App,
-    version: Version,
-    precision: Precision | None,
-    coverage: "Coverage | None",
-    most: int,
-) -> "tuple[Path, Comparison]":
-    from marcod.model import bundle  # loads TensorFlow
-    from marcod.model.predictor import NetworkPredictor
+def _made(settings: Settings, ready: App, version: Version, asked: _Asked) -> "tuple[Path, Comparison]":
+    from marcod.model import bundle, quantization  # loads TensorFlow
     from marcod.training import conversion
 
     folder = ready.registry.path(version.name, version.version)
-    conversion.require_convertible(bundle.read(folder), precision, coverage)
+    conversion.require_convertible(bundle.read(folder), asked.precision, asked.coverage)
+    if asked.precision is Precision.INT8:
+        quantization.require()
     parent = ready.registry.load(version, settings.score.batch_size)
-    record = conversion.converted(parent.record, ready.registry.next_number(version.name), precision, coverage)
-    made = NetworkPredictor(record, bundle.load_weights(folder)[1], settings.score.batch_size)
-    chosen = conversion.lab_images(ready.db, parent.record, version, app.roots(settings), most, settings.train.seed)
+    number = ready.registry.next_number(version.name)
+    record = conversion.converted(parent.record, number, asked.precision, asked.coverage)
+    roots, seed, threads = app.roots(settings), settings.train.seed, settings.score.decode_threads
+    chosen = conversion.lab_images(ready.db, parent.record, version, roots, asked.images, seed)
     with bars.stages() as report:
-        compared = conversion.compare(
-            parent,
-            made,
-            chosen,
-            settings.train,
-            threads=settings.score.decode_threads,
-            progress=lambda done, total: report(
-                f"scoring with {version} and {record.name}:{record.version}", done, total
-            ),
-        )
-    return conversion.write(settings.models.folder, folder, made, compared), compared
+
+        def told(text: str) -> Callable[[int, int], None]:
+            return lambda done, total: report(text, done, total)
+
+        if asked.precision is Precision.INT8:
+            drawn = ready.db.read(snapshot_rows.sample, parent.record.modality, DRAWN * asked.calibrate, seed)
+            scoring = told("scoring images to calibrate on")
+            chosen = conversion.with_calibration(
+                chosen, parent, drawn, roots, asked.calibrate, threads=threads, progress=scoring
+            )
+            report("calibrating int8, which takes minutes", 0, 1)
+        made, quantized = conversion.network(folder, record, parent, chosen)
+        comparing = told(f"scoring with {version} and {record.name}:{record.version}")
+        compared = conversion.compare(parent, made, chosen, settings.train, threads=threads, progress=comparing)
+    return conversion.write(settings.models.folder, folder, made, compared, quantized), compared
 
 
 def _print(made: Version, parent: Version, path: Path, compared: "Comparison") -> None:
