@@ -46,6 +46,7 @@ ON_REQUEST = (
     "web_keys",
     "web_load",
     "decoders",
+    "precisions",
 )
 """Too long to be run with the others."""
 

@@ -27,6 +27,7 @@ from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.model import bundle, convert
+from marcod.model.engines import Setting
 from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
 from marcod.scoring.scorer import Scorer
@@ -99,14 +100,15 @@ def _ways(
     scorer = stack.enter_context(ProcessPoolExecutor(1, spawn, one_thread_an_operation))
     ways: dict[str, Callable[[], Pass]] = {}
     for size in BATCHES:
-        ways[f"SavedModel, {size} a call"] = partial(_baseline, tools, saved_model, paths, size)
+        ways[f"SavedModel, {size} a call"] = partial(baseline, tools, saved_model, paths, size)
     kinds: tuple[Kind, ...] = ("SQLite", "PostgreSQL")
     for kind in kinds:
-        ways[f"marcod score, {kind}"] = partial(_marcod, bench, scorer, kind, place, bundle_path)
+        ways[f"marcod score, {kind}"] = partial(scored, bench, scorer, kind, place, bundle_path)
     return ways
 
 
-def _baseline(tools: ProcessPoolExecutor, saved_model: Path, paths: list[Path], size: int) -> Pass:
+def baseline(tools: ProcessPoolExecutor, saved_model: Path, paths: list[Path], size: int) -> Pass:
+    """Score files by the SavedModel, so many in a call, in the process of ``tools``."""
     return tools.submit(_call_saved_model, saved_model, paths, size).result()
 
 
@@ -139,28 +141,31 @@ def _call_saved_model(folder: Path, paths: list[Path], size: int) -> Pass:
     return _measured(score)
 
 
-def _marcod(bench: Bench, scorer: ProcessPoolExecutor, kind: Kind, place: Path, bundle_path: Path) -> Pass:
-    """What `marcod score` does, from claimed jobs and files to score rows, with the model loaded before."""
+def scored(
+    bench: Bench, scorer: ProcessPoolExecutor, kind: Kind, place: Path, bundle_path: Path, engine: Setting = "auto"
+) -> Pass:
+    """Do what `marcod score` does, from claimed jobs and files to score rows, with the model loaded before."""
     with bench.database(kind) as db:
         registry = Registry(db, place / "models")
         version = registry.register(bundle_path.parent.name, bundle_path.name, utc_now())
         db.write(lambda c: serving.promote(c, version, actor="bench", now=utc_now()))
         scan_once(db, open_source(db, place / "plates"), 0.0)
         done = scorer.submit(
-            _drain, db.url.render_as_string(hide_password=False), bundle_path, place / "plates"
+            _drain, db.url.render_as_string(hide_password=False), bundle_path, place / "plates", engine
         ).result()
         return Pass(done.wall_s, done.cpu_s, _stored(db, place / "plates"))
 
 
 @cache
-def _predictor(path: Path) -> Predictor:
-    predictor = bundle.load(path, SETTINGS.batch_size)
+def loaded(path: Path, engine: Setting = "auto") -> Predictor:
+    """Load a bundle once in a process, and let it score once."""
+    predictor = bundle.load(path, SETTINGS.batch_size, engine=engine)
     predictor.predict(np.zeros((SETTINGS.batch_size, *predictor.input_shape), np.float32))
     return predictor
 
 
-def _drain(url: str, bundle_path: Path, folder: Path) -> Pass:
-    predictor = _predictor(bundle_path)
+def _drain(url: str, bundle_path: Path, folder: Path, engine: Setting) -> Pass:
+    predictor = loaded(bundle_path, engine)
     telemetry.configure("error", "console")
     db = Database(url)
     try:

@@ -83,10 +83,17 @@ def read(folder: Path) -> Photographs:
     """Read the labelled photographs. Raises OSError and KeyError for a folder of another kind."""
     rows = list(csv.DictReader((folder / "labels.csv").open(encoding="utf-8")))
     data = [(folder / row["image"]).read_bytes() for row in rows]
-    labels = np.array([[c.value for c in CLASSES].index(row["label"]) for row in rows])
+    by_file = classes(folder)
+    labels = np.array([by_file[folder / row["image"]] for row in rows])
     sources = np.array([row["source"] for row in rows])
     widths = np.array([Image.open(io.BytesIO(one)).width for one in data])
     return Photographs(data, labels, sources, widths, _repeats(data, sources))
+
+
+def classes(folder: Path) -> dict[Path, int]:
+    """Read the class of every labelled photograph, as an index of ``domain.CLASSES``."""
+    rows = csv.DictReader((folder / "labels.csv").open(encoding="utf-8"))
+    return {folder / row["image"]: [c.value for c in CLASSES].index(row["label"]) for row in rows}
 
 
 def _repeats(data: list[bytes], sources: NDArray[np.str_]) -> NDArray[np.bool_]:
