@@ -159,8 +159,8 @@ def scored(
 @cache
 def loaded(path: Path, engine: Setting = "auto") -> Predictor:
     """Load a bundle once in a process, and let it score once."""
-    predictor = bundle.load(path, SETTINGS.batch_size, engine=engine)
-    predictor.predict(np.zeros((SETTINGS.batch_size, *predictor.input_shape), np.float32))
+    predictor = bundle.load(path, SETTINGS.most_images, engine=engine)
+    predictor.predict(np.zeros((SETTINGS.most_images, *predictor.input_shape), np.float32))
     return predictor
 
 
@@ -208,8 +208,8 @@ def _table(passes: dict[str, list[Pass]], images: int, title: str) -> Table:
             ]
         )
     about = (
-        f"{images} {title}; fp32 on the CPU; marcod with batches of {SETTINGS.batch_size} and "
-        f"{SETTINGS.decode_threads} decoding threads, claims, decoding and database included; {len(single)} passes of "
+        f"{images} {title}; fp32 on the CPU; marcod with batches of a measured size and "
+        f"{SETTINGS.threads} decoding threads, claims, decoding and database included; {len(single)} passes of "
         "each in turn. The last column is the largest difference of any probability from the first row's."
     )
     columns = ["way", "images/s", "processor ms an image", "against 1 a call", "against 8 a call", "difference"]

@@ -22,13 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import marco, photographs, plates
-from benchmarks.bench import Bench, open_source
+from benchmarks.bench import Bench, open_source, utc_now
 from benchmarks.marco import Pass, Scores
 from benchmarks.tables import Cell, Spread, Table
 from marcod.domain import CLASSES, CRYSTALS, Precision
 from marcod.model import bundle, convert
 from marcod.model.engines import Setting
+from marcod.model.registry import Registry
 from marcod.settings.environment import child_environment, one_thread_an_operation, quiet_tensorflow
+from marcod.store import serving
 from marcod.watch.scan import scan_once
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -113,6 +115,9 @@ def _derived(bench: Bench, place: Path, folder: Path, parent: Path) -> dict[Prec
     """Derive what this machine can serve, on the lab's images, by the command."""
     made: dict[Precision, Path] = {}
     with bench.database("SQLite") as db:
+        registry = Registry(db, place / "models")
+        version = registry.register(parent.parent.name, parent.name, utc_now())
+        db.write(lambda c: serving.promote(c, version, actor="bench", now=utc_now()))
         scan_once(db, open_source(db, folder), 0.0)
         environment = child_environment(
             MARCOD_STORE__URL=db.url.render_as_string(hide_password=False),
@@ -167,8 +172,8 @@ def _speed(
             ]
         )
     about = (
-        f"{images} files of two plates, from claims to score rows on SQLite, batches of {marco.SETTINGS.batch_size}, "
-        f"{marco.SETTINGS.decode_threads} decoding threads; {len(passes)} passes of each in turn. The share is the "
+        f"{images} files of two plates, from claims to score rows on SQLite, batches of a measured size, "
+        f"{marco.SETTINGS.threads} decoding threads; {len(passes)} passes of each in turn. The share is the "
         "network's processor time from memory against all of it."
     )
     columns = ["way", "images/s", "processor ms", "against 1 a call", "network alone, ms", "network's share, %"]
@@ -183,7 +188,7 @@ def _rates(passes: Sequence[Pass], images: int) -> list[Cell]:
 def _from_memory(path: Path, engine: Setting, files: Sequence[Path]) -> float:
     """Return the milliseconds of processor time that the network takes for an image."""
     predictor = marco.loaded(path, engine)
-    size = marco.SETTINGS.batch_size
+    size = marco.SETTINGS.tried_images
     batch = predictor.stack([predictor.prepare(file.read_bytes()) for file in files[:size]])
     start = time.process_time()
     for _ in range(FROM_MEMORY):

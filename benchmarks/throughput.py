@@ -27,7 +27,7 @@ from marcod.watch.scan import scan_once
 
 SETTINGS: Final = ScoreSettings()
 RENDERED: Final = 24
-BATCH: Final = SETTINGS.batch_size
+BATCH: Final = SETTINGS.tried_images
 
 T = TypeVar("T")
 Batches = list[NDArray[np.float32]]
@@ -134,7 +134,7 @@ def _comparison(model: Model, pairs: list[tuple[Rate, Rate]]) -> Table:
     rows.append(["files against memory, %", shares, possible])
     about = (
         f"{model.title}. {model.images} synthetic JPEGs of {plates.SIZE[0]} x {plates.SIZE[1]}, batches of {BATCH}, "
-        f"{SETTINGS.decode_threads} decoding threads, SQLite, files in the page cache, {model.repeat} passes of each. "
+        f"{SETTINGS.threads} decoding threads, SQLite, files in the page cache, {model.repeat} passes of each. "
         "Where prediction alone keeps every core busy, the share can hardly be above that of the processor time."
     )
     return Table("End to end against memory", about, ["fed from", "images/s", "processor ms an image"], rows)

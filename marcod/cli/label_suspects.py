@@ -47,7 +47,7 @@ def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, l
         folder = ready.registry.path(network.name, str(network.version))
         with bars.progress("looking at labelled images", len(taken.items)) as done:
             found = out_of_fold.find(
-                taken, folder, roots, threads=settings.score.decode_threads, seed=settings.train.seed, done=done
+                taken, folder, roots, threads=settings.score.threads, seed=settings.train.seed, done=done
             )
     rows = [row for row in _rows(found) if person is None or person in row["persons"]]
     if json_output:

@@ -64,7 +64,7 @@ def retrain(
             registry=ready.registry,
             models=settings.models.folder,
             roots=options.source_roots(settings, ready),
-            threads=settings.score.decode_threads,
+            threads=settings.score.threads,
             stop=stop,
             progress=report,
         )

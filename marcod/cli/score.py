@@ -62,7 +62,7 @@ def drain(settings: Settings, ready: app.App, stop: Event, done: Callable[[int],
 
     scorer = Scorer(
         ready.db,
-        lambda version: ready.registry.load(version, settings.score.batch_size),
+        lambda version: ready.registry.load(version, settings.score.most_images),
         settings.score,
         worker=app.worker_name(),
         roots=app.roots(settings),

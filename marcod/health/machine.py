@@ -103,8 +103,8 @@ def _tried(db: Database, settings: Settings) -> Iterator[HealthFinding]:
         text = name if memory is None else f"{name}, {memory / 2**30:.1f} GiB"
         yield HealthFinding("device", "found", Severity.OK, text)
     champion = db.read(versions.champion)
-    predictor = Registry(db, settings.models.folder, settings.score.engine).load(champion, settings.score.batch_size)
-    batch = np.zeros((settings.score.batch_size, *predictor.input_shape), np.float32)
+    predictor = Registry(db, settings.models.folder, settings.score.engine).load(champion, settings.score.tried_images)
+    batch = np.zeros((settings.score.tried_images, *predictor.input_shape), np.float32)
     predictor.predict(batch)
     start = time.perf_counter()
     predictor.predict(batch)

@@ -31,6 +31,7 @@ from marcod.database.notices import NoticeLine
 from marcod.errors import HostLacksError, MarcodError, is_out_of_memory
 from marcod.images import Appearance
 from marcod.model.predictor import CommitteePredictor, Predictor
+from marcod.scoring.batch_size import BatchSize
 from marcod.scoring.decode import NO_MEMORY, NOTHING_KNOWN, Decoded, Decoders, Known, Prepared
 from marcod.scoring.leases import Leases
 from marcod.settings import ScoreSettings
@@ -46,9 +47,6 @@ LOADED_MODELS: Final = 3
 
 One fewer, and jobs of all three that take turns would load a model with every batch.
 """
-
-CALM_BATCHES: Final = 20
-"""Batches without a shortage of memory after which twice as many images are tried."""
 
 
 class ShortOfMemoryError(MarcodError):
@@ -123,23 +121,6 @@ class _Batch:
 _Read = tuple[queue.Claim, Prepared]
 
 
-class _Portion:
-    """Size of a batch: halved with every shortage of memory, doubled after a calm time."""
-
-    def __init__(self, most: int) -> None:
-        self.images, self._most, self._calm = most, most, 0
-
-    def note(self, *, short: bool) -> None:
-        """Adjust the size after a batch."""
-        if short:
-            self._calm, self.images = 0, max(1, self.images // 2)
-            log.warning("memory is short, batches are halved", images=self.images)
-            return
-        self._calm += 1
-        if self.images < self._most and self._calm >= CALM_BATCHES:
-            self._calm, self.images = 0, min(self._most, 2 * self.images)
-
-
 class Scorer:
     """Scorer of queued jobs. One object, one device, one thread that calls :meth:`run` or :meth:`drain`.
 
@@ -163,14 +144,14 @@ class Scorer:
         self._settings = settings
         self._worker = worker
         self._roots = roots
-        self._decoders = Decoders(settings.decode_threads, roots)
+        self._decoders = Decoders(settings.threads, roots)
         self._on_batch = on_batch
         self._clock = clock or db.now
         self._unusable: dict[int, datetime] = {}
         self._drains = False
         self._models: OrderedDict[int, _Model] = OrderedDict()
         self._proven: dict[int, NDArray[np.float32]] = {}
-        self._portion = _Portion(settings.batch_size)
+        self._size = BatchSize(settings.most_images, measured=settings.batch_size == "auto")
         self._leases = Leases(db, settings.lease_s, self._clock)
         self._written: Future[BatchReport] | None = None
         # Set for good by the first committee. The thread of the database loads models while this one predicts.
@@ -197,13 +178,14 @@ class Scorer:
         tally = ScoreTotals()
         self._drains = drain
         due = self._clock() if drain else None
-        self._decoders = Decoders(self._settings.decode_threads, self._roots)
+        self._decoders = Decoders(self._settings.threads, self._roots)
         self._leases = Leases(self._db, self._settings.lease_s, self._clock)
         pool = ThreadPoolExecutor(1, thread_name_prefix="database")
         line = NoticeLine(self._db, [queue.CHANNEL])
         with self._leases, closing(self._decoders), closing(line), pool as database:
             written: Future[BatchReport] | None = None
             ahead: _Batch | None = None
+            ended: float | None = None
             try:
                 while not stop.is_set():
                     # Before every claim, so that what is queued after it is heard.
@@ -215,11 +197,12 @@ class Scorer:
                         if drain:
                             break
                         alive()
+                        ended = None
                         line.wait(self._settings.idle_s, stop)
                         continue
                     following = database.submit(self._claim, due)
                     outcome = self._predict_or_give_back(batch, following, alive)
-                    self._portion.note(short=outcome is not None and outcome.short)
+                    ended = self._note(batch, outcome, ended)
                     if outcome is None:
                         ahead = following.result()
                         continue
@@ -237,6 +220,13 @@ class Scorer:
                     self._give_back(ahead)
             return tally if written is None else tally.plus(written.result())
 
+    def _note(self, batch: _Batch, outcome: _Outcome | None, before: float | None) -> float:
+        """Let the size of batches follow this one, after one that ended at ``before``. Returns its own end."""
+        ended = time.perf_counter()
+        seconds = None if before is None else ended - before
+        self._size.note(len(batch.images), seconds, short=outcome is not None and outcome.short)
+        return ended
+
     def _claim(self, due: datetime | None) -> _Batch | None:
         """Claim the next batch and start to decode it. Jobs of a model that cannot be loaded here are skipped."""
         self._leases.settle()
@@ -246,7 +236,7 @@ class Scorer:
             lease = self._db.write(
                 queue.claim,
                 self._worker,
-                limit=self._portion.images,
+                limit=self._size.images,
                 lease_s=self._settings.lease_s,
                 max_attempts=self._settings.max_attempts,
                 now=now,

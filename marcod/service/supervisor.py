@@ -147,10 +147,10 @@ class Service:
         one_thread_an_operation()
         from marcod.scoring.scorer import Scorer  # loads TensorFlow, which a watching host need not have in memory
 
-        batch_size = self._settings.score.batch_size
+        most = self._settings.score.most_images
         scorer = Scorer(
             self._ready.db,
-            lambda version: self._ready.registry.load(version, batch_size),
+            lambda version: self._ready.registry.load(version, most),
             self._settings.score,
             worker=self.worker,
             roots=roots(self._settings),

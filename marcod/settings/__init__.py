@@ -29,6 +29,9 @@ from marcod.settings import well_cells
 from marcod.settings.environment import state_dir
 from marcod.settings.key_maps import KeyAction, KeyMap, keys_of
 
+MOST_IMAGES: Final = 64
+"""Most images of a batch where its size is measured."""
+
 Role = Literal["watch", "score", "schedule", "trainer", "web"]
 ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer", "web")
 USUAL_ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
@@ -92,8 +95,12 @@ class ScoreSettings(Section):
     engine: Literal["auto", "tensorflow", "openvino"] = Field(
         "auto", description="What calculates scores here; `auto` is TensorFlow where it is installed, else OpenVINO"
     )
-    batch_size: int = Field(16, ge=1, le=1024, description="Images the model sees at a time")
-    decode_threads: int = Field(2, ge=1, le=64, description="Threads that read and decode images ahead")
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto", description="Images the model sees at a time; `auto` doubles them for as long as that is faster"
+    )
+    decode_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "auto", description="Threads that read and decode images ahead; `auto` is one for each core"
+    )
     lease_s: float = Field(
         120.0, gt=0, description="Work of a process that died returns to the queue after this; one that lives renews it"
     )
@@ -105,6 +112,22 @@ class ScoreSettings(Section):
     accept_gone: bool = Field(
         False, description="Do not report images whose files go before they are scored, as a clean-up makes them"
     )
+
+    @property
+    def most_images(self) -> int:
+        """Most images of one batch."""
+        return MOST_IMAGES if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def tried_images(self) -> int:
+        """Images that a device is tried with."""
+        return 16 if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def threads(self) -> int:
+        """Threads that decode on this host."""
+        cores = len(os.sched_getaffinity(0))
+        return min(max(2, cores), 64) if self.decode_threads == "auto" else self.decode_threads
 
 
 class DaemonSettings(Section):

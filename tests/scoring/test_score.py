@@ -97,7 +97,7 @@ class Lab:
     ) -> Scorer:
         return Scorer(
             self.db,
-            load or (lambda version: self.registry.load(version, settings.batch_size)),
+            load or (lambda version: self.registry.load(version, settings.most_images)),
             settings,
             worker="test",
             roots={"imager": self.root},

@@ -57,7 +57,7 @@ EXPECTED = {
     5: ("watch.setle_s is not a setting", "setle_s", "settle_s", "settle_s = 10.0  # in [watch]"),
     6: ('watch.quiet_s = "ten": it must be a valid number', "ten", None, "quiet_s = 1800.0"),
     7: ("watch.rescan_s = -1: it must be greater than 0", "-1", None, "rescan_s = 60.0"),
-    8: ("watch.batch_size is not a setting", "batch_size", "score.batch_size", "batch_size = 16  # in [score]"),
+    8: ("watch.batch_size is not a setting", "batch_size", "score.batch_size", 'batch_size = "auto"  # in [score]'),
     10: ("mail.pasword is not a setting", "pasword", "password", "password = "),
     11: ("mail.password: it must be a valid string", None, None, "password = "),
     12: ('mail.security = "startls": it must be one of', "startls", "starttls", 'security = "starttls"'),

@@ -91,7 +91,7 @@ def _made(
 
     parts = [
         combining.part(
-            ready.registry.path(v.name, v.version), ready.registry.load(v, settings.score.batch_size), weight
+            ready.registry.path(v.name, v.version), ready.registry.load(v, settings.score.most_images), weight
         )
         for v, weight in zip(named, weights or [1.0] * len(named), strict=True)
     ]

@@ -101,10 +101,10 @@ def _made(settings: Settings, ready: App, version: Version, asked: _Asked) -> "t
     conversion.require_convertible(bundle.read(folder), asked.precision, asked.coverage)
     if asked.precision is Precision.INT8:
         quantization.require()
-    parent = ready.registry.load(version, settings.score.batch_size)
+    parent = ready.registry.load(version, settings.score.most_images)
     number = ready.registry.next_number(version.name)
     record = conversion.converted(parent.record, number, asked.precision, asked.coverage)
-    roots, seed, threads = app.roots(settings), settings.train.seed, settings.score.decode_threads
+    roots, seed, threads = app.roots(settings), settings.train.seed, settings.score.threads
     chosen = conversion.lab_images(ready.db, parent.record, version, roots, asked.images, seed)
     with bars.stages() as report:
 

@@ -180,7 +180,7 @@ def _predictions(
     check: Callable[[LabelledSet], object] = lambda given: None,
 ) -> tuple[ChosenModel, LabelledSet, Predictions]:
     """Predict the chosen images; ``check`` may refuse them before the work."""
-    registry, batch_size = ready.registry, settings.score.batch_size
+    registry, batch_size = ready.registry, settings.score.most_images
     # Once: an alias may change its version meanwhile.
     name = ":".join(registry.resolve(model_text))
     version = registry.look_up(name) if ready.db.read_only else registry.resolve_registered(name, datetime.now(UTC))
@@ -193,7 +193,7 @@ def _predictions(
     given = wanted.read(settings, ready, version, model.record)
     check(given)
     with bars.progress(f"scoring with {model}", len(given.images)) as done:
-        said = predict(given.images, model.record, model.load, threads=settings.score.decode_threads, done=done)
+        said = predict(given.images, model.record, model.load, threads=settings.score.threads, done=done)
     return model, given, said
 
 
