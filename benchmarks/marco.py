@@ -146,7 +146,7 @@ def scored(
 ) -> Pass:
     """Do what `marcod score` does, from claimed jobs and files to score rows, with the model loaded before."""
     with bench.database(kind) as db:
-        registry = Registry(db, place / "models")
+        registry = Registry(db, bundle_path.parent.parent)
         version = registry.register(bundle_path.parent.name, bundle_path.name, utc_now())
         db.write(lambda c: serving.promote(c, version, actor="bench", now=utc_now()))
         scan_once(db, open_source(db, place / "plates"), 0.0)
