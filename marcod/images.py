@@ -15,7 +15,6 @@ does not fit its size is damaged, however much of it a decoder would show.
 
 import io
 import math
-import re
 import struct
 import sys
 import threading
@@ -31,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from marcod import files
+from marcod import files, jpeg_markers
 from marcod.domain import WarningKind
 from marcod.errors import ImageError, is_out_of_memory
 from marcod.text import printable
@@ -82,12 +81,7 @@ _NO_EDGE: Final = 1e-6
 
 _TIFF_LISTS: Final = frozenset((273, 279, 324, 325))
 _TILE_SIDES: Final = (322, 323)
-_SCAN: Final = b"\xff\xda"
 _END: Final = b"\xff\xd9"
-_RESTART_INTERVAL: Final = b"\xff\xdd"
-_HUFFMAN: Final = 0xC4
-_FIRST_RESTART: Final = 0xD0
-_MARKERS: Final = re.compile(rb"\xff[^\x00\xff]")
 
 _DEPTHS: Final = (8, 10, 12, 14, 16)
 """Bits per sample of cameras, as their values lie in files of 16 bits."""
@@ -107,7 +101,6 @@ _BYTE_ORDERS: Final = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little"
 SLACK: Final = 64
 """Bytes by which the coded data of a JPEG may be longer than needed; some cameras append a few."""
 
-_ZEROS: Final = bytes(64)
 _PADS: Final = (bytes(SLACK), bytes(range(1, 200, 3))[:SLACK])
 
 _DARK: Final = 0.03
@@ -254,7 +247,11 @@ def warnings_of(data: bytes, looks: Appearance) -> tuple[WarningKind, ...]:
 
 def lacks_end(data: bytes) -> bool:
     """Return True for a JPEG that has a scan and no end marker after it."""
-    return data.startswith(_SIGNATURES[0]) and _SCAN in data and data.rfind(_END) < data.rfind(_SCAN)
+    return (
+        data.startswith(_SIGNATURES[0])
+        and jpeg_markers.SCAN in data
+        and data.rfind(_END) < data.rfind(jpeg_markers.SCAN)
+    )
 
 
 def whole_jpeg(data: bytes, *, decoded: bool = False) -> bytes:
@@ -270,52 +267,20 @@ def whole_jpeg(data: bytes, *, decoded: bool = False) -> bytes:
     plain = data.replace(b"MPF\0", b"MPX\0", 1)
     with _opened(plain) as image:
         start = image.fp.tell()  # type: ignore[attr-defined]
-        pixels, one_scan = image.width * image.height, _scans(image, plain, start) == 1
+        pixels, one_scan = image.width * image.height, _scans(image, plain) == 1
     end = plain.find(_END, start)
     body = plain if end < 0 else plain[:end]
     if end < 0 and not one_scan:
         # Nothing tells how many scans there should be.
         fault: str | None = "data is missing"
     else:
-        fault = _fault_of_markers(body[:start], body[start:], one_scan=one_scan)
+        fault = jpeg_markers.fault(body[:start], body[start:], one_scan=one_scan)
     if fault is None and not decoded:
         with room_for(pixels):
             fault = _fault_of_length(body, start, ended=end >= 0)
     if fault is not None:
         raise ImageError(f"the JPEG is truncated or damaged: {fault}", retryable=True)
     return data if end >= 0 else data + _END
-
-
-def _fault_of_markers(header: bytes, coded: bytes, *, one_scan: bool) -> str | None:
-    """Damage that shows in the coded bytes; a decoder that finds the next restart marker or scan gets over it."""
-    tables = [body for marker, body in _segments(header) if marker == _HUFFMAN]
-    if _ZEROS in coded and not (one_scan and all(map(_codes_flat_as_zeros, tables))):
-        return "it has a block of zeros"
-    if not one_scan:
-        return None
-    found = [marker[-1] for marker in _MARKERS.findall(coded)]
-    restarts = _RESTART_INTERVAL in header
-    order = [_FIRST_RESTART + number % 8 for number in range(len(found))] if restarts else []
-    return None if found == order else "markers are missing, or stand where none can"
-
-
-def _segments(header: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the marker and the content of each segment before the first scan of a JPEG."""
-    at = 2
-    while at + 4 <= len(header):
-        length = int.from_bytes(header[at + 2 : at + 4], "big")
-        yield header[at + 1], header[at + 4 : at + 2 + length]
-        at += 2 + length
-
-
-def _codes_flat_as_zeros(tables: bytes) -> bool:
-    """Return True where Huffman tables code a uniform area as zeros: no change has the shortest code."""
-    at = 0
-    while at + 17 < len(tables):
-        if tables[at + 17] != 0:
-            return False
-        at += 17 + sum(tables[at + 1 : at + 17])
-    return True
 
 
 def _fault_of_length(body: bytes, start: int, *, ended: bool) -> str | None:
@@ -362,7 +327,7 @@ def _opened(data: bytes, cut: int = 0) -> Iterator[Image.Image]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             _refuse_bomb(image.width * image.height)
-            _refuse_work(image, data, file.tell())
+            _refuse_work(image, data)
             # Of a compressed BMP every run is read by itself, and each has a pixel.
             runs = 4 * image.width * image.height if image.format == "BMP" else 0
             file.left = max(DECODING_READS, runs)
@@ -393,7 +358,7 @@ class _Metered(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.left -= 1
         if self.left < 0:
-            raise ImageError("the image's file is cut into more parts than any image has", retryable=False)
+            raise _too_many_parts(self.getvalue())
         before = self._cut - self.tell()
         if before <= 0:
             self.passed = True
@@ -401,15 +366,22 @@ class _Metered(io.BytesIO):
         return super().read(before if size is None or size < 0 else min(size, before))
 
 
+def _too_many_parts(data: bytes) -> ImageError:
+    """Return the error for a parser that reads on and on, as one does that looks for the end of a hole in a header."""
+    if data.startswith(_SIGNATURES[0]) and jpeg_markers.ZEROS in data:
+        return ImageError("the JPEG is truncated or damaged: it has a block of zeros", retryable=True)
+    return ImageError("the image's file is cut into more parts than any image has", retryable=False)
+
+
 def _refuse_bomb(pixels: int) -> None:
     if pixels > PIXEL_LIMIT:
         raise ImageError(f"the image has {pixels:,} pixels; more than {PIXEL_LIMIT:,} are not decoded", retryable=False)
 
 
-def _refuse_work(image: Image.Image, data: bytes, header_end: int) -> None:
+def _refuse_work(image: Image.Image, data: bytes) -> None:
     """Raise ImageError for a file that makes a decoder repeat its pixels, or decode far more than it shows."""
     pixels = image.width * image.height
-    if image.format in ("JPEG", "MPO") and pixels * _scans(image, data, header_end) > SCAN_PIXELS:
+    if image.format in ("JPEG", "MPO") and pixels * _scans(image, data) > SCAN_PIXELS:
         raise ImageError("the JPEG has more scans than any image needs; it is not decoded", retryable=False)
     if image.format == "TIFF":
         _refuse_bomb(_tiled(image, *(image.tag_v2.get(side) for side in _TILE_SIDES)))  # type: ignore[attr-defined]
@@ -430,13 +402,12 @@ def _tiled(image: Image.Image, across: object, down: object) -> int:
     return math.ceil(image.width / across) * across * math.ceil(image.height / down) * down
 
 
-def _scans(image: Image.Image, data: bytes, header_end: int) -> int:
+def _scans(image: Image.Image, data: bytes) -> int:
     """Return the most passes of a decoder over a JPEG's pixels: one if its first scan has all components."""
-    if image.format == "JPEG" and not image.info.get("progressive"):
-        in_first = data[header_end + 2 : header_end + 3]
-        if in_first == bytes([image.layers]):  # type: ignore[attr-defined]
-            return 1
-    return data.count(_SCAN)
+    has_all = image.format == "JPEG" and jpeg_markers.components_of_first_scan(data) == image.layers  # type: ignore[attr-defined]
+    if has_all and not image.info.get("progressive"):
+        return 1
+    return data.count(jpeg_markers.SCAN)
 
 
 def _refuse_long_lists(data: bytes) -> None:

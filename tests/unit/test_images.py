@@ -226,6 +226,12 @@ def drop(size: tuple[int, int] = (330, 270), seed: int = 1, grey: bool = False) 
     return found if grey else found.convert("RGB")
 
 
+def with_thumbnail(data: bytes) -> bytes:
+    """Put a small JPEG into the header, as cameras do."""
+    small = b"Exif\0\0" + encoded(Image.new("RGB", (16, 16), "red"), "JPEG")
+    return data[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + data[2:]
+
+
 CODED = {
     "plain": encoded(drop(), "JPEG"),
     "grey": encoded(drop(grey=True), "JPEG"),
@@ -234,6 +240,7 @@ CODED = {
     "full colour": encoded(drop(), "JPEG", subsampling=0),
     "restarts": encoded(drop(), "JPEG", restart_marker_rows=1),
     "progressive": encoded(drop(), "JPEG", progressive=True),
+    "thumbnail": with_thumbnail(encoded(drop(), "JPEG")),
     "CMYK": encoded(drop().convert("CMYK"), "JPEG"),
 }
 
@@ -277,12 +284,31 @@ def test_what_follows_the_end_of_a_jpeg_does_not_count(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 9, 255])
-@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_rows": 1}, {"progressive": True}])
 def test_a_uniform_jpeg_is_whole_and_blank(value: int, options: dict[str, object]) -> None:
-    data = encoded(Image.new("RGB", (640, 480), (value,) * 3), "JPEG", **options)
-    assert np.abs(images.to_rgb(data).astype(int) - value).max() <= 1
+    plain = encoded(Image.new("RGB", (640, 480), (value,) * 3), "JPEG", **options)
+    for data in (plain, with_thumbnail(plain)):
+        assert np.abs(images.to_rgb(data).astype(int) - value).max() <= 1
     pixels = preprocess.prepare(preprocess.decode(data), preprocess.Preprocessing(96, "area"))
     assert images.warnings_of(data, images.appearance(pixels)) == (WarningKind.BLANK,)
+
+
+@pytest.mark.parametrize("shape", ["spot", "faint grain", "grey spot"])
+def test_a_nearly_uniform_progressive_jpeg_is_whole_and_one_with_a_hole_in_its_details_is_not(shape: str) -> None:
+    values = np.full((1024, 1224), 120, np.uint8)
+    if shape == "faint grain":
+        values += (np.random.default_rng(3).random(values.shape) < 0.1).astype(np.uint8)
+    else:
+        values[400:500, 500:600] = 60
+    image = Image.fromarray(values)
+    data = encoded(image if shape.startswith("grey") else image.convert("RGB"), "JPEG", progressive=True)
+    assert bytes(64) in data
+    for read in (images.to_rgb, preprocess.decode):
+        assert np.abs(read(data).astype(int) - values[..., np.newaxis]).max() < 40
+    busy = CODED["progressive"]
+    details = busy.index(b"\xff\xda", busy.index(b"\xff\xda") + 1) + 60
+    with pytest.raises(ImageError, match="zeros"):
+        images.to_rgb(busy[:details] + bytes(64) + busy[details + 64 :])
 
 
 def test_grain_on_black_and_on_white_is_blank_and_a_drop_is_not() -> None:
