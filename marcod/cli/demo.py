@@ -86,7 +86,7 @@ def _page(console: Console, where: Path, config: Path) -> Iterator["subprocess.P
     from marcod import demo as demonstration
 
     with demonstration.page(config, where / "page.log") as served:
-        output.say(console, f"Your browser shows the plates as they arrive: {demonstration.page_address(config)}\n")
+        output.say(console, f"Plates show as they arrive at {demonstration.page_address(config)}\n")
         yield served
 
 

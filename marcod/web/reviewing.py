@@ -40,6 +40,7 @@ class ReviewCard(TypedDict):
     ``name`` is the drop's, such as A01.2, ``inspection_name`` the inspection's number or key. ``images`` are as on the
     page of a drop, that of the question first. ``probabilities`` are by class, empty where there is no score and in a
     random audit before the answer; ``model`` is None there too. ``answer`` is the class, skip, or None.
+    ``um_per_px`` is None where nobody configured it.
     """
 
     item: int
@@ -54,6 +55,7 @@ class ReviewCard(TypedDict):
     probabilities: dict[str, float]
     model: str | None
     answer: str | None
+    um_per_px: float | None
 
 
 def review(request: Request) -> Response:
@@ -71,7 +73,7 @@ async def next_item(request: Request) -> Response:
 
     def work() -> ReviewCard | None:
         item = desk.next_item(site.db, site.settings.review, user.name, site.db.now(), besides=wanted.besides)
-        return None if item is None else site.db.read(card, user, item)
+        return None if item is None else site.db.read(card, site, user, item)
 
     return JSONResponse({"item": await run_in_threadpool(work)})
 
@@ -106,7 +108,7 @@ def _after(site: Site, user: User, item_id: int) -> dict[str, Any]:
         (item,) = queue.items(connection, [item_id])
         place = (item.drop_id, item.inspection_id)
         now = labelling.states(connection, user, {place}).get(place)
-        return {"now": now, "item": card(connection, user, item)}
+        return {"now": now, "item": card(connection, site, user, item)}
 
     return site.db.read(work)
 
@@ -144,10 +146,11 @@ async def release(request: Request) -> Response:
     return JSONResponse({})
 
 
-def card(connection: Connection, user: User, item: ReviewItem) -> ReviewCard:
+def card(connection: Connection, site: Site, user: User, item: ReviewItem) -> ReviewCard:
     """Describe an item for this person. Raises NotFoundError for one that is not theirs to see."""
     _require_visible(connection, user, item)
     asked = item.stream is Stream.AUDIT and item.answer is None
+    its_source = site.settings.sources.get(item.source)
     return {
         "item": item.item_id,
         "stream": str(item.stream),
@@ -161,6 +164,7 @@ def card(connection: Connection, user: User, item: ReviewItem) -> ReviewCard:
         "probabilities": {} if asked else probabilities_of(item),
         "model": None if asked else item.model,
         "answer": SKIP if item.answer == queue.SKIPPED else item.answer,
+        "um_per_px": its_source.um_per_px if its_source else None,
     }
 
 

@@ -1,7 +1,7 @@
 """Words and numbers as the templates write them."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from typing import Any, Final
 
 from markupsafe import Markup, escape
@@ -21,8 +21,10 @@ def ago(moment: datetime | None, now: datetime | None = None) -> str:
 
 
 def moment(at: datetime | None) -> str:
-    """Write a moment to the minute, in UTC."""
-    return "" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
+    """Write a moment to the minute, in UTC; midnight to the second is a day of which the hour is not known."""
+    if at is None:
+        return ""
+    return f"{at:%Y-%m-%d}" if at.time() == time() else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def probability(value: float | None) -> str:

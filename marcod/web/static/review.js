@@ -27,7 +27,7 @@ function load(card) {
     images.set(photograph.view, image);
     if (images.size > 24) images.delete(images.keys().next().value);
   }
-  return { image, original: photograph.original, name: card.name };
+  return { image, original: photograph.original, name: card.name, um: card.um_per_px };
 }
 
 /** Claim items until enough are here. */

@@ -91,11 +91,12 @@ def test_two_chosen_drops_are_shown_side_by_side(lab: PageLab, person: Callable[
     assert names(page) == ["A02.1, inspection 1", "A05.1, inspection 1"]
 
 
-def test_a_scale_bar_is_there_before_all_pixels_are(lab: PageLab, person: Callable[..., Page]) -> None:
-    lab.plate(2)
+@pytest.mark.parametrize("address", ["/drop/1?from=plate&inspection=1", "/review"])
+def test_a_scale_bar_is_there_before_all_pixels_are(lab: PageLab, person: Callable[..., Page], address: str) -> None:
+    lab.plate(48)
     lab.start()
     page = person()
-    visit(page, "/drop/1?from=plate&inspection=1")
+    visit(page, address)
     bar = page.locator(".scale-bar")
     bar.wait_for(state="visible")
     shown = page.locator(".sheet img").bounding_box()
