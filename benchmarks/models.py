@@ -40,7 +40,9 @@ def marco_size(place: Path) -> Path:
 def champion(db: Database, folder: Path | None, name: tuple[str, str], now: datetime) -> tuple[Registry, Version]:
     """Register a bundle and let it score."""
     found = Registry(db, folder)
-    return found, found.promote(found.register(*name, now), actor="bench", now=now)
+    version = found.register(*name, now)
+    found.promote(version, actor="bench", now=now)
+    return found, version
 
 
 def loaded(found: Registry, version: Version, batch_size: int) -> Predictor:

@@ -79,15 +79,14 @@ def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class _Serving:
-    """Versions that score new images: the champion, and behind it the challenger where there is one."""
+    """Versions that score new images: the champion, and ``behind`` it the challenger and who becomes champion."""
 
     champion: versions.Version
-    challenger: versions.Version | None
+    behind: tuple[versions.Version, ...]
 
     def __iter__(self) -> Iterator[versions.Version]:
         yield self.champion
-        if self.challenger is not None:
-            yield self.challenger
+        yield from self.behind
 
 
 def record(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
@@ -129,7 +128,8 @@ def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting]
 
 def _serving(connection: Connection) -> _Serving:
     """Lock the champion and look up who serves."""
-    return _Serving(versions.champion(connection, lock=True), versions.aliased(connection, versions.CHALLENGER))
+    champion = versions.champion(connection, lock=True)
+    return _Serving(champion, tuple(v for v in versions.scoring(connection) if v != champion))
 
 
 def _portion(sightings: Sequence[Sighting]) -> list[Sighting]:
@@ -289,7 +289,7 @@ def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], se
     )
     queued = queue.enqueue(connection, fresh[serving.champion], serving.champion.id, now)
     queued += queue.enqueue(connection, touched[serving.champion], serving.champion.id, now, priority=queue.RESCORE)
-    if shadow := serving.challenger:
+    for shadow in serving.behind:
         queue.enqueue(connection, fresh[shadow] + touched[shadow], shadow.id, now, priority=queue.RESCORE)
     # Read again in another light, an image may be owed that no version had to score before.
     owed = [queue.enqueue_rescore(connection, version.id, now, image_ids=reread) for version in serving if reread]

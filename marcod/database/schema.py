@@ -129,6 +129,21 @@ model_alias = Table(
     Column("set_at", UtcDateTime, nullable=False),
 )
 
+promotion = Table(
+    "promotion",
+    metadata,
+    Column("id", sa.Integer, primary_key=True),
+    ref("model_version_id", "model_version"),
+    Column("actor", sa.Text, nullable=False),
+    *required(UtcDateTime, "begun_at", "moved_at"),
+    *required(BigId, "last_plate_id", "end_plate_id"),
+    *required(sa.BigInteger, "done", "plates"),
+)
+"""One row at most: the version that becomes champion once its rows of all plates up to ``end_plate_id`` are there.
+
+They are up to ``last_plate_id``, which are ``done`` of so many plates; ``moved_at`` is when that was written.
+"""
+
 
 job = Table(
     "job",

@@ -11,7 +11,8 @@ Guarantees:
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,7 @@ from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError, o
 from marcod.model import bundle
 from marcod.model.committee import Member
 from marcod.store import audit_log, serving, versions
+from marcod.store.promotions import Promotion
 from marcod.text import offer
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ SHIPPED: Final = ("lite0", "1")
 
 CHECK_BATCH: Final = 4
 """Batch size while a model only proves that it can serve."""
+
+AT_ONCE_S: Final = 3.0
+"""Time for which a promotion works on what is to be worked out before it; what takes longer goes on elsewhere."""
 
 
 def shipped_folder() -> Path:
@@ -243,8 +248,11 @@ class Registry:
 
     def promote(
         self, version: versions.Version, *, actor: str, now: datetime, instead_of: str | None = None
-    ) -> versions.Version:
+    ) -> Promotion | None:
         """Make a version champion that proves here that it can serve; scorers change over between two batches.
+
+        Returns None when it is. Of a version that scored much before, only the first plates are worked out here: then
+        how far that is, and the former champion speaks until ``serving.advance`` is at its end.
 
         With ``instead_of``, a ``NAME:VERSION``, only in that one's place. Raises BundleError, also for a version of
         lower precision that loses crystals, NotFoundError, or StoreError when another became champion meanwhile; then
@@ -256,7 +264,27 @@ class Registry:
                 f"{version} may not become champion instead of {record.parent}: {record.conversion.refusal}"
             )
         self._db.write(serving.promote, version, actor=actor, now=now, instead_of=instead_of)
-        return version
+        ends = time.monotonic() + AT_ONCE_S
+        return self.go_on(version, lambda: now, stop=lambda: time.monotonic() >= ends)
+
+    def go_on(
+        self,
+        version: versions.Version,
+        clock: Callable[[], datetime],
+        *,
+        stop: Callable[[], bool],
+        report: Callable[[Promotion], None] = lambda _: None,
+    ) -> Promotion | None:
+        """Work on the promotion of a version until it is champion, and return None, or until ``stop`` says so.
+
+        Raises StoreError when somebody made another one champion meanwhile, or is about to.
+        """
+        left = serving.advance(self._db, clock, stop=stop, report=report)
+        found = left.version if left is not None else self._db.read(versions.champion)
+        if found != version:
+            is_now = "is champion" if left is None else "is becoming champion"
+            raise StoreError(f"{found} {is_now} meanwhile; somebody promoted it instead of {version}")
+        return left
 
     def rollback(self, *, actor: str, now: datetime) -> tuple[versions.Version, versions.Version]:
         """Make the previous champion champion again. Returns the former one and the new one.

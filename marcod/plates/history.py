@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.schema import UtcDateTime, drop_summary, image, inspection
-from marcod.store import verdicts
+from marcod.store import drops, verdicts, versions
 from marcod.store.verdicts import DropVerdict
 from marcod.store.versions import Version
 
@@ -68,8 +68,8 @@ def of_plate(connection: Connection, plate_id: int, version: Version) -> PlateHi
         for verdict in verdicts.drops_at(connection, seen.id, version):
             looks.setdefault(verdict.image.drop_id, {})[seen.id] = verdict
     lives = _lives(connection, looks, version, {i.id: i.key for i in inspections})
-    drops = [_drop([found.get(i.id) for i in inspections], lives.get(drop_id)) for drop_id, found in looks.items()]
-    ordered = sorted(drops, key=lambda d: d.last.image.place)
+    found = [_drop([its.get(i.id) for i in inspections], lives.get(drop_id)) for drop_id, its in looks.items()]
+    ordered = sorted(found, key=lambda d: d.last.image.place)
     return PlateHistory(version, tuple(inspections), tuple(ordered))
 
 
@@ -88,12 +88,18 @@ def _inspections(connection: Connection, plate_id: int, version: Version) -> lis
 def _lives(
     connection: Connection, drop_ids: Iterable[int], version: Version, keys: Mapping[int, str]
 ) -> dict[int, tuple[bool, str, str | None, float | None]]:
-    """Read hit, trend, the key of the first hit's inspection and the highest crystal probability, by drop."""
-    columns = (
-        drop_summary.c[name] for name in ("drop_id", "hit", "trend", "first_hit_inspection_id", "highest_p_crystals")
-    )
-    its = sa.select(*columns).where(drop_summary.c.model_version_id == version.id)
-    rows = connection.execute(its.where(drop_summary.c.drop_id.in_(list(drop_ids))))
+    """Read hit, trend, the key of the first hit's inspection and the highest crystal probability, by drop.
+
+    Of a version that never was champion they are worked out from its scores, since no rows of it are kept.
+    """
+    names = ("hit", "trend", "first_hit_inspection_id", "highest_p_crystals")
+    if not versions.speaks(connection, version):
+        found = drops.worked_out(connection, drop_ids, version)
+        rows: list[Any] = [(drop_id, *(row[name] for name in names)) for drop_id, row in found.items()]
+    else:
+        its = sa.select(drop_summary.c.drop_id, *(drop_summary.c[name] for name in names))
+        its = its.where(drop_summary.c.model_version_id == version.id, drop_summary.c.drop_id.in_(list(drop_ids)))
+        rows = list(connection.execute(its))
     return {row[0]: (row[1], row[2], keys.get(row[3]), row[4]) for row in rows}
 
 

@@ -19,7 +19,7 @@ from marcod.domain import DropClass
 from marcod.review.queue import ReviewCandidate, Stream, same_subject
 from marcod.store import votes as store_votes
 from marcod.store.drops import Trend
-from marcod.store.selects import current_score, is_hit
+from marcod.store.selects import counted_in, current_score, is_hit
 from marcod.store.versions import Version
 
 MOST_DISPUTED: Final = 0.05
@@ -107,15 +107,24 @@ def _against_people(connection: Connection, version: Version, limit: int) -> lis
 
 
 def _against_challenger(connection: Connection, version: Version, other: Version, limit: int) -> list[ReviewCandidate]:
-    """Find drops that are a hit for one of two models only; both scored the present images."""
-    theirs = drop_summary.alias("theirs")
+    """Find drops that are a hit for one of two models only; both scored the present images.
+
+    The other one's say is read from its scores: a version that never was champion has no rows of drops.
+    """
+    theirs = (
+        sa.select(image.c.drop_id, image.c.inspection_id, sa.func.max(score.c.p_crystals).label("p_crystals"))
+        .join(score, current_score(other.id))
+        .where(counted_in(other.modality))
+        .group_by(image.c.drop_id, image.c.inspection_id)
+        .subquery("theirs")
+    )
     apart = sa.func.abs(_LIFE.p_crystals - theirs.c.p_crystals)
     one = is_hit(_LIFE.p_crystals, version.crystal_threshold)
     two = is_hit(theirs.c.p_crystals, other.crystal_threshold)
     statement = (
         sa.select(*_FOUND, theirs.c.p_crystals)
         .join(theirs, same_subject(theirs, drop_summary))
-        .where(_of(version), theirs.c.model_version_id == other.id, _LIFE.label_person.is_(None), ~_asked())
+        .where(_of(version), _LIFE.label_person.is_(None), ~_asked())
         .where(sa.or_(sa.and_(one, ~two), sa.and_(two, ~one)))
         .order_by(apart.desc(), _LIFE.drop_id)
         .limit(limit)

@@ -4,6 +4,7 @@ Each job is short, runs alone, and fails alone: the next turn comes whatever hap
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from marcod.health import prometheus, snapshot
 from marcod.labels import files
 from marcod.plates import metadata
 from marcod.settings import Role, Settings
-from marcod.store import backlog, outbox, queue, results, summaries, versions
+from marcod.store import backlog, outbox, promotions, queue, results, serving, summaries, versions
 from marcod.upkeep import retention
 from marcod.watch import status
 
@@ -42,6 +43,10 @@ JOB_DEFAULTS: Final = {"coalesce": True, "max_instances": 1, "misfire_grace_time
 
 CLOCK_STEP_S: Final = 5.0
 """A wall clock that moves this much against a monotonic one was set."""
+
+PROMOTION_S: Final = 5
+PROMOTION_TURN_S: Final = 20.0
+"""Time for which one turn works on a promotion that is under way."""
 
 PRUNE_S: Final = 3600
 PRUNE_FIRST_S: Final = 300
@@ -67,6 +72,7 @@ class PeriodicWork:
         self._pruned_up_to = 0
         self._ahead_s: float | None = None
         self._champion: versions.Version | None = None
+        self._ending = threading.Event()
 
     def serve(self) -> None:
         """Serve metrics where the configuration asks for a port. Raises ConfigError when it is taken."""
@@ -92,6 +98,7 @@ class PeriodicWork:
 
     def stop(self) -> None:
         """Start nothing more; what is under way ends by itself."""
+        self._ending.set()
         self._hearts.forget(HEART)
         self._scheduler.shutdown(wait=False)
         self._monitor.close()
@@ -118,6 +125,7 @@ class PeriodicWork:
         if "schedule" in self._roles:
             every(HOUSEKEEPING_S, "tend", partial(housekeeping, self._db, self._settings))
             every(LABELS_S, "labels", self._labels, now)
+            every(PROMOTION_S, "promotion", self._promote)
             every(self._settings.metrics.every_s, "metrics", self._measure, now)
             every(PRUNE_S, "retention", self._prune, now + timedelta(seconds=PRUNE_FIRST_S))
             if self._settings.drift.enabled:
@@ -152,6 +160,15 @@ class PeriodicWork:
         if self._champion.synthetic and self._champion != before:
             about = f"{versions.RENDERED_ALONE}; {versions.REAL_MODEL}"
             log.warning("champion is synthetic", model=str(self._champion), about=about)
+
+    def _promote(self) -> None:
+        """Work on the version that becomes champion, if there is one."""
+        ends = time.monotonic() + PROMOTION_TURN_S
+        before = self._db.read(promotions.pending)
+        if before is None:
+            return
+        left = serving.advance(self._db, self._db.now, stop=lambda: self._ending.is_set() or time.monotonic() >= ends)
+        log.info("promotion", model=str(before.version), left=None if left is None else str(left))
 
     def _labels(self) -> None:
         turn = files.resolve_inbox(self._db, self._settings, self._db.now())

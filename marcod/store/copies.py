@@ -104,10 +104,9 @@ def release(connection: Connection, image_ids: Collection[int], now: datetime) -
     for members in of_each.values():
         _let_count(connection, members[-1], members)
     released = sorted(members[-1] for members in of_each.values())
-    for alias in (versions.CHAMPION, versions.CHALLENGER):
-        # A version that was promoted meanwhile has not scored what did not count.
-        if released and (version := versions.aliased(connection, alias)) is not None:
-            queue.enqueue_rescore(connection, version.id, now, image_ids=released)
+    # A version that was promoted meanwhile has not scored what did not count.
+    for version in versions.scoring(connection) if released and versions.has_champion(connection) else ():
+        queue.enqueue_rescore(connection, version.id, now, image_ids=released)
     return released
 
 

@@ -6,6 +6,8 @@ touches; this module knows which versions' rows that makes stale and refreshes e
 Guarantees:
 
 * A row that exists is right, for every model version: champion, former champion, challenger or any other.
+* A version that never was champion is silent: its scores make no row, so that an archive is scored again cheaply.
+  ``promotions`` has its rows made when it becomes champion.
 * Rows are held in one order everywhere: images, jobs, inspections, drops, each by id. Two writers never wait in a ring,
   and none computes from what the other is about to change.
 """
@@ -33,8 +35,8 @@ def refresh(
 ) -> None:
     """Refresh every version's rows of these drops and inspections, after images or labels changed.
 
-    ``serving`` versions get a row of each inspection even where they had none. The champion gets a row of each drop
-    that is known, since a label alone makes a drop known.
+    ``serving`` versions get a row of each inspection even where they had none, unless they are silent. The champion
+    gets a row of each drop that is known, since a label alone makes a drop known.
     """
     if not drop_ids and not inspection_ids:
         return
@@ -43,13 +45,24 @@ def refresh(
     rows = summaries.existing(connection, held)
     champion = versions.champion(connection)
     # An image that comes back into a version's light, or from another drop, brings its scores with it.
-    made = {*(v.id for v in serving), *drops.scored_by(connection, drop_ids)}
+    speaking = versions.with_rows(connection)
+    made = {*(v.id for v in serving), *drops.scored_by(connection, drop_ids)} & speaking
     wanted = {champion.id, *made, *rows, *drops.existing(connection, drop_ids)}
     # The champion first: it confirms a former champion's hit, which is not notified again.
     for version_id in sorted(wanted, key=lambda v: (v != champion.id, v)):
         version = versions.get(connection, version_id)
         its = held if version_id in made else rows.get(version_id, [])
-        _refresh(connection, version, drop_ids, its, now)
+        loud = version_id in speaking
+        _refresh(connection, version, drop_ids if loud else drops.existing_of(connection, drop_ids, version), its, now)
+
+
+def make_rows(
+    connection: Connection, version: Version, drop_ids: Collection[int], inspection_ids: Collection[int], now: datetime
+) -> None:
+    """Make a version's rows of what it scored before it was to speak. Nobody is notified: it does not speak yet."""
+    held = locks.hold(connection, inspections=inspection_ids, drops=drop_ids)
+    drops.refresh(connection, drop_ids, version, now)
+    summaries.refresh(connection, held, version, now, as_others=True)
 
 
 def refresh_version(
@@ -66,15 +79,28 @@ def refresh_versions(
     inspection_ids: Collection[int],
     now: datetime,
 ) -> None:
-    """Refresh some versions' rows, as :func:`refresh_version`; the champion's first, as :func:`refresh` does."""
-    held = locks.hold(connection, inspections=inspection_ids, drops=drop_ids)
+    """Refresh some versions' rows, as :func:`refresh_version`; the champion's first, as :func:`refresh` does.
+
+    Of a silent version the rows that it has, and no others: where it has none, this asks and writes nothing.
+    """
+    held = locks.hold(connection, inspections=inspection_ids)
+    speaking = versions.with_rows(connection)
+    wanted = {
+        v: (drop_ids, held)
+        if v.id in speaking
+        else (drops.existing_of(connection, drop_ids, v), summaries.existing_of(connection, held, v))
+        for v in scored
+    }
+    if not any(of_drops or of_inspections for of_drops, of_inspections in wanted.values()):
+        return
+    locks.hold(connection, drops=drop_ids)
     champion_id = versions.champion(connection).id if len(scored) > 1 else None
-    for version in sorted(scored, key=lambda v: (v.id != champion_id, v.id)):
-        _refresh(connection, version, drop_ids, held, now)
+    for version in sorted(wanted, key=lambda v: (v.id != champion_id, v.id)):
+        _refresh(connection, version, *wanted[version], now)
 
 
 def _refresh(
-    connection: Connection, version: Version, drop_ids: Collection[int], inspection_ids: list[int], now: datetime
+    connection: Connection, version: Version, drop_ids: Collection[int], inspection_ids: Collection[int], now: datetime
 ) -> None:
     new_hits = drops.refresh(connection, drop_ids, version, now) if drop_ids else Counter[int]()
     summaries.refresh(connection, inspection_ids, version, now, new_hits)

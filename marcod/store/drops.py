@@ -9,7 +9,7 @@ grow in a drop somebody once called clear are not missed.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -65,16 +65,11 @@ def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, n
 
 
 def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version, now: datetime) -> Counter[int]:
-    labels = votes.of_drops(connection, drop_ids)
-    images = of_drops(connection, drop_ids, version, labels.keys())
     rows, first_hits = [], {}
-    for drop_id, its in groupby(images, key=attrgetter("drop_id")):
-        course = _course(its, labels)
-        if any(verdict.known for verdict in course):
-            row, first = _summary(course)
-            rows.append({"drop_id": drop_id, "model_version_id": version.id, "updated_at": now, **row})
-            if first is not None:
-                first_hits[drop_id] = first
+    for drop_id, row, first in _worked_out(connection, drop_ids, version):
+        rows.append({"drop_id": drop_id, "model_version_id": version.id, "updated_at": now, **row})
+        if first is not None:
+            first_hits[drop_id] = first
     before = _recorded(connection, drop_ids, first_hits, version)
     _end_hits(connection, before.own - first_hits.keys(), version, now)
     new = _record_hits(connection, before, first_hits, {row["drop_id"]: row for row in rows}, version, now)
@@ -84,9 +79,36 @@ def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version
     return new
 
 
+def worked_out(connection: Connection, drop_ids: Iterable[int], version: Version) -> dict[int, dict[str, Any]]:
+    """Work out the rows of these drops for one version without keeping them, as for a silent one, which has none.
+
+    By drop, with the columns of ``drop_summary`` but its keys; a drop of which nothing is known is left out.
+    """
+    found = (_worked_out(connection, part, version) for part in parts(sorted(set(drop_ids))))
+    return {drop_id: row for each in found for drop_id, row, _ in each}
+
+
+def _worked_out(
+    connection: Connection, drop_ids: list[int], version: Version
+) -> Iterator[tuple[int, dict[str, Any], DropVerdict | None]]:
+    """Yield each known drop with its row and its first hit."""
+    labels = votes.of_drops(connection, drop_ids)
+    images = of_drops(connection, drop_ids, version, labels.keys())
+    for drop_id, its in groupby(images, key=attrgetter("drop_id")):
+        course = _course(its, labels)
+        if any(verdict.known for verdict in course):
+            yield drop_id, *_summary(course)
+
+
 def existing(connection: Connection, drop_ids: Iterable[int]) -> set[int]:
     """List the model versions that have a row of one of these drops; for callers that hold the drops."""
     return _distinct(connection, sa.select(drop_summary.c.model_version_id), drop_summary.c.drop_id, drop_ids)
+
+
+def existing_of(connection: Connection, drop_ids: Iterable[int], version: Version) -> set[int]:
+    """Choose the drops that have a row of one version."""
+    of_version = sa.select(drop_summary.c.drop_id).where(drop_summary.c.model_version_id == version.id)
+    return _distinct(connection, of_version, drop_summary.c.drop_id, drop_ids)
 
 
 def with_rows(connection: Connection, drop_ids: Iterable[int]) -> set[int]:

@@ -1,17 +1,21 @@
 """Model versions in service: promotion, rollback, challenge and removal, each one transaction with an audit row.
 
+A version that has scored in silence becomes champion in steps (``promotions``), of which the last one is that
+transaction; until then the former champion speaks.
+
 Every change of an alias begins by locking the champion's row, as recording images does, so that an image
 is queued for those who serve when it is recorded. The work that waits for one version moves to the next, and the
 derived rows of both follow.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.database.engine import insert
+from marcod.database.engine import Database, insert
 from marcod.database.schema import (
     drift_alarm,
     drift_day,
@@ -29,7 +33,8 @@ from marcod.database.schema import (
     score,
 )
 from marcod.errors import NotFoundError, StoreError
-from marcod.store import audit_log, derived, events, locks, queue
+from marcod.store import audit_log, derived, events, locks, promotions, queue, versions
+from marcod.store.promotions import Promotion
 from marcod.store.selects import WAS_CHAMPION
 from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, lock_version, previous
 
@@ -43,34 +48,100 @@ ALIAS_LOCK: Final = 0x6D61_7263_6F65
 def promote(
     connection: Connection, version: Version, *, actor: str, now: datetime, instead_of: str | None = None
 ) -> Version | None:
-    """Make a version champion in one transaction. Returns the former one. Raises NotFoundError if it was removed.
+    """Make a version champion, or note that it becomes champion. Returns the former one.
 
-    With ``instead_of`` only in the place of that version; raises StoreError when another one is champion meanwhile.
+    It is champion when this transaction ends, unless it has scored in silence: then :func:`advance` has its rows made
+    and changes the champion at the end. Either way it replaces another one that was to become champion, and so does
+    the champion itself. Raises NotFoundError if it was removed.
+
+    With ``instead_of`` only in the place of that version; raises StoreError when another one is champion meanwhile, or
+    somebody wants another to become champion.
 
     Waiting jobs of new images move to it, and plates that are still arriving are queued for it whole. A challenger
     that is promoted is challenger no more.
     """
     former = _lock_aliases(connection)
+    coming = versions.coming(connection)
     if former is not None and former.id == version.id:
+        _withdraw(connection, coming, version, actor, now)
         return former
-    if instead_of is not None and str(former) != instead_of:
+    if instead_of is not None:
+        _refuse_instead(former, coming, version, instead_of)
+    if coming == version:
+        return former
+    _withdraw(connection, coming, version, actor, now)
+    if former is not None and promotions.is_silent(connection, version):
+        # Its rows are made while it is here.
+        lock_version(connection, version.id, version)
+        promotions.begin(connection, version, actor=actor, now=now)
+    else:
+        _make_champion(connection, former, version, actor, now)
+    return former
+
+
+def _refuse_instead(former: Version | None, coming: Version | None, version: Version, instead_of: str) -> None:
+    if str(former) != instead_of:
         raise StoreError(f"{former} became champion meanwhile, instead of {instead_of}")
+    if coming not in (None, version):
+        raise StoreError(f"{coming} is becoming champion meanwhile, instead of {instead_of}")
+
+
+def _withdraw(connection: Connection, coming: Version | None, version: Version, actor: str, now: datetime) -> None:
+    """End the promotion that is under way, if any, in favour of a version."""
+    if coming is not None and (coming != version):
+        promotions.withdraw(connection)
+        audit_log.write(connection, actor, "withdraw", str(coming), {"for": str(version)}, now)
+
+
+def _make_champion(connection: Connection, former: Version | None, version: Version, actor: str, now: datetime) -> None:
     _set_champion(connection, former, version, now)
     if former is not None:
         _set_alias(connection, PREVIOUS, former.id, now)
     audit_log.write(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
-    return former
+
+
+def advance(
+    db: Database,
+    clock: Callable[[], datetime],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[Promotion], None] = lambda _: None,
+) -> Promotion | None:
+    """Work on the promotion that is under way, in short transactions, until its version is champion.
+
+    Returns how far it is where ``stop`` said so before, and None where no version is becoming champion any more.
+    """
+    while (now_at := db.read(promotions.pending)) is not None:
+        report(now_at)
+        if stop():
+            return now_at
+        if now_at.ready:
+            db.write(_arrive, now_at.version, clock())
+        else:
+            db.write(promotions.step, now_at.version, clock())
+    return None
+
+
+def _arrive(connection: Connection, version: Version, now: datetime) -> None:
+    """Change the champion, if this is still the version that was to become it and all of its rows are there."""
+    former = _lock_aliases(connection)
+    found = promotions.pending(connection)
+    if found is not None and found.version.id == version.id and found.ready:
+        promotions.withdraw(connection)
+        _make_champion(connection, former, version, found.actor, now)
 
 
 def rollback(connection: Connection, version: Version, *, actor: str, now: datetime) -> Version:
     """Make the previous version champion again, in one transaction, as :func:`promote` does. Returns the former one.
 
     ``version`` is that of :func:`previous`; raises StoreError when another is by now. Afterwards there is no
-    previous version, because the one that was rolled back is not one to go back to.
+    previous version, because the one that was rolled back is not one to go back to. Its rows are there, since it
+    spoke; a version that was to become champion is that no more.
     """
     former = _lock_aliases(connection)
     if former is None or previous(connection).id != version.id:
         raise StoreError(f"{version} is not the previous champion any more; somebody promoted another meanwhile")
+    _withdraw(connection, versions.coming(connection), version, actor, now)
     _drop_alias(connection, version.id, PREVIOUS)
     promoted = sa.select(model_version.c.promoted_at).where(model_version.c.id == former.id)
     since = connection.execute(promoted).scalar_one()
@@ -156,6 +227,11 @@ def _has(connection: Connection, version: Version, *tables: sa.Table) -> bool:
 
 
 def _refuse_in_service(connection: Connection, version: Version) -> None:
+    if versions.coming(connection) == version:
+        champion = aliased(connection, CHAMPION)
+        raise StoreError(
+            f"{version} is becoming champion and cannot be removed; `marcod model promote {champion}` ends that"
+        )
     for alias, way_out in (
         (CHAMPION, "`marcod model promote` another version first"),
         (CHALLENGER, "`marcod model challenge --none` ends that"),

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
-from marcod.database.rows import CHUNK, parts
-from marcod.database.schema import inspection, inspection_summary, plate, source
+from marcod.database.rows import CHUNK, parts, select_in
+from marcod.database.schema import inspection, inspection_summary, model_version, plate, source
 from marcod.domain import DropClass
 from marcod.store import events, locks, votes
 from marcod.store.verdicts import DropVerdict, ImageState, by_drop, of_inspection
@@ -35,14 +35,17 @@ def refresh(
     version: Version,
     now: datetime,
     new_hits: Mapping[int, int] = MappingProxyType({}),
+    *,
+    as_others: bool = False,
 ) -> dict[int, bool]:
     """Count these inspections again for one model version. Returns which of them are complete.
 
     For callers that hold the inspections. What has become complete is announced, and so are ``new_hits``, the drops
-    newly recorded as hits by inspection.
+    newly recorded as hits by inspection. With ``as_others`` an inspection that was complete for a version that spoke
+    is so for this one too, as soon as nothing waits for it.
     """
     held = sorted(set(inspection_ids))
-    before = _completed(connection, held, version)
+    before = _completed(connection, held, version, as_others=as_others)
     complete = {i: _refresh_one(connection, i, version, now, before.get(i)) for i in held}
     finished = [i for i in held if complete[i] and i not in before]
     events.plates_scored(connection, {i: new_hits.get(i, 0) for i in sorted({*finished, *new_hits})}, version.id)
@@ -61,6 +64,13 @@ def existing(connection: Connection, inspection_ids: Iterable[int]) -> dict[int,
     return found
 
 
+def existing_of(connection: Connection, inspection_ids: Iterable[int], version: Version) -> list[int]:
+    """Choose the inspections that have a row of one version."""
+    rows = sa.select(inspection_summary.c.inspection_id).where(inspection_summary.c.model_version_id == version.id)
+    found = select_in(connection, rows, inspection_summary.c.inspection_id, sorted(set(inspection_ids)))
+    return sorted(int(row[0]) for row in found)
+
+
 @dataclass(frozen=True, slots=True)
 class _Completed:
     """By which rule an inspection was complete, and with which last image."""
@@ -73,16 +83,20 @@ class _Completed:
         return self.last_image_at is not None and last_image_at <= self.last_image_at
 
 
-def _completed(connection: Connection, inspection_ids: list[int], version: Version) -> dict[int, _Completed]:
+def _completed(
+    connection: Connection, inspection_ids: list[int], version: Version, *, as_others: bool
+) -> dict[int, _Completed]:
     found: dict[int, _Completed] = {}
     summary = inspection_summary.c
     columns = (summary.inspection_id, summary.complete_rule, summary.last_image_at)
+    spoke = sa.select(model_version.c.id).where(model_version.c.promoted_at.is_not(None))
+    said = summary.model_version_id == version.id
+    if as_others:
+        said = sa.or_(said, summary.model_version_id.in_(spoke))
     for ids in parts(inspection_ids):
-        part = sa.select(*columns).where(
-            summary.inspection_id.in_(ids),
-            summary.model_version_id == version.id,
-            summary.complete,
-        )
+        part = sa.select(*columns).where(summary.inspection_id.in_(ids), said, summary.complete)
+        # Of several the one with the latest image, and the version's own last.
+        part = part.order_by(summary.model_version_id == version.id, summary.last_image_at)
         found |= {int(row[0]): _Completed(row[1], row[2]) for row in connection.execute(part)}
     return found
 

@@ -2,6 +2,8 @@
 
 The champion scores new images and answers in the current views. The challenger scores the same images behind them,
 and nobody but who asks for it by name sees its scores. The previous version is the one a rollback goes back to.
+A version speaks once it was champion. Until then it is silent: it has scores and no derived rows, which are worked out
+while it becomes champion (``promotions``).
 Every change of an alias begins by locking the champion's row, as recording images does, so that an
 image is queued for those who serve when it is recorded.
 """
@@ -15,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
-from marcod.database.schema import model_alias, model_version, score
+from marcod.database.schema import model_alias, model_version, promotion, score
 from marcod.domain import TrainedOn
 from marcod.errors import BundleError, NotFoundError, StoreError
 from marcod.store import known_names
@@ -183,6 +185,33 @@ def aliased(connection: Connection, alias: str) -> Version | None:
     its = sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == alias)
     version_id = connection.execute(its).scalar_one_or_none()
     return None if version_id is None else get(connection, version_id)
+
+
+def coming(connection: Connection) -> Version | None:
+    """Look up the version that becomes champion; after :func:`champion` with ``lock`` it stays for the transaction."""
+    version_id = connection.execute(sa.select(promotion.c.model_version_id)).scalar_one_or_none()
+    return None if version_id is None else get(connection, version_id)
+
+
+def scoring(connection: Connection) -> list[Version]:
+    """List the versions that score new images: the champion, then the challenger and the one that becomes champion."""
+    found = [champion(connection), aliased(connection, CHALLENGER), coming(connection)]
+    return list(dict.fromkeys(version for version in found if version is not None))
+
+
+def speaks(connection: Connection, version: Version) -> bool:
+    """Tell if a version is or was champion, so that all of its derived rows are there."""
+    its = model_version.c.id == version.id
+    return connection.execute(sa.select(model_version.c.promoted_at).where(its)).scalar_one_or_none() is not None
+
+
+def with_rows(connection: Connection) -> set[int]:
+    """List the versions whose derived rows follow what they score: those that speak, and the one that is about to.
+
+    For callers that hold the inspections: who makes rows of a version that is about to speak holds them too.
+    """
+    speaking = sa.select(model_version.c.id).where(model_version.c.promoted_at.is_not(None))
+    return set(connection.execute(speaking.union(sa.select(promotion.c.model_version_id))).scalars())
 
 
 def lock_version(connection: Connection, version_id: int, name: object = "the model version") -> None:

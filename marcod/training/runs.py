@@ -424,10 +424,10 @@ class _OpenRun:
                 f"it scores the next {count(settings.shadow_images, 'new image')} together with the champion first"
             ]
         try:
-            context.registry.promote(version, actor=TRAINER, now=context.clock(), instead_of=self.run.parent)
+            left = context.registry.promote(version, actor=TRAINER, now=context.clock(), instead_of=self.run.parent)
         except StoreError as error:
             return "recommended", [str(error)]
-        return "promoted", []
+        return "promoted", [] if left is None else [left.sentence]
 
     def _find_rollback(self, record: BundleRecord, numbers: dict[str, Any]) -> str | None:
         """Return a sentence if this model, under this name or another, was champion and was rolled back."""

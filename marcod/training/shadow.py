@@ -54,8 +54,9 @@ def _settled(db: Database, registry: Registry, run: Run, actor: str, now: dateti
     settings = TrainSettings(**run.options["train"])
     problems = _problems(both, settings)
     if not problems and str(champion) == run.parent:
-        registry.promote(version, actor=actor, now=now, instead_of=run.parent)
-        return _ended(db, run, "promoted", [_sentence(both)], both, now)
+        left = registry.promote(version, actor=actor, now=now, instead_of=run.parent)
+        coming = [] if left is None else [left.sentence]
+        return _ended(db, run, "promoted", [*coming, _sentence(both)], both, now)
     registry.challenge(None, actor=actor, now=now)
     meanwhile = f"{champion} became champion meanwhile; the gate compared with {run.parent}"
     return _ended(db, run, "refused" if problems else "recommended", problems or [meanwhile], both, now)

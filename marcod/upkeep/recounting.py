@@ -134,7 +134,7 @@ def _recounted(
 def _due(
     connection: Connection, drop_ids: Sequence[int], before: "dict[Key, Row]", after: "dict[Key, Row]"
 ) -> set[tuple[int, int]]:
-    """Find the drops and versions that have a row or must have one, because the version scored the drop.
+    """Find the drops and versions that have a row or must have one, because the version spoke and scored the drop.
 
     A drop with labels alone must have one row of a version that was champion. Others may lack it: a version
     that knows but the score kept with a file that is gone, or one that was thinned, whose hits stay as its history.
@@ -144,9 +144,10 @@ def _due(
         .join(score, OF_PRESENT_BYTES)
         .where(image.c.drop_id.in_(drop_ids))
     )
-    pairs = {(int(drop_id), int(version_id)) for drop_id, version_id in connection.execute(scored.distinct())}
+    by_all = {(int(drop_id), int(version_id)) for drop_id, version_id in connection.execute(scored.distinct())}
     kept = {_subject(row) for row in before.values() if "label_person" in row}
     spoke = set(connection.execute(sa.select(model_version.c.id).where(WAS_CHAMPION)).scalars())
+    pairs = {pair for pair in by_all if pair[1] in spoke}
     known = {drop_id for drop_id, version_id in kept if version_id in spoke}
     labelled = {_subject(row) for row in after.values() if row.get("label_person") is not None}
     champion_id = versions.champion(connection).id

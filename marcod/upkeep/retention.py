@@ -3,7 +3,7 @@
 Guarantees:
 
 * Every view but the score history shows the same as before, also after a recount.
-* Nothing goes that the champion, the challenger or a rollback needs.
+* Nothing goes that the champion, the challenger, a rollback or a promotion under way needs.
 * No row or file of an image is touched.
 
 A former version's scores of a drop go together, with its summary of the drop and of the inspections, when the champion
@@ -35,11 +35,12 @@ from marcod.database.schema import (
     inspection_summary,
     label,
     model_alias,
+    promotion,
     review_item,
     score,
 )
 from marcod.settings import RetentionSettings
-from marcod.store import locks, summaries, versions
+from marcod.store import derived, locks, versions
 from marcod.store.selects import SHOWN_DROP, current_score, of_present_bytes
 
 PART: Final = 2000
@@ -145,7 +146,8 @@ def _part(connection: Connection, champion_id: int, after: int, limit: int) -> l
     champions = score.alias("champions")
     present = score.alias("present")
     has_present = sa.exists().where(of_present_bytes(present))
-    serves = sa.exists().where(model_alias.c.model_version_id == score.c.model_version_id)
+    coming = sa.exists().where(promotion.c.model_version_id == score.c.model_version_id)
+    serves = sa.or_(coming, sa.exists().where(model_alias.c.model_version_id == score.c.model_version_id))
     statement = (
         sa.select(
             score.c.id,
@@ -269,7 +271,7 @@ def _delete_groups(connection: Connection, groups: list[_Group], now: datetime) 
         inspections = {i for group in its for i in group.inspection_ids}
         left = _still_scored(connection, version_id, inspections)
         _delete(connection, inspection_summary, inspection_summary.c.inspection_id, inspections - left, version_id)
-        summaries.refresh(connection, left, versions.get(connection, version_id), now)
+        derived.refresh_version(connection, versions.get(connection, version_id), (), left, now)
 
 
 def _still_scored(connection: Connection, version_id: int, inspection_ids: Collection[int]) -> set[int]:

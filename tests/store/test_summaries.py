@@ -96,6 +96,7 @@ def test_a_hit_is_recorded_once_per_drop_and_version(db: Database, source_id: in
     newer = register(db, version="2", crystal_threshold=0.4)
     db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(20)))
     drain(db, newer, utc(21), scores=scores)
+    promote(db, newer, utc(22))
     per_version = rows(db, sa.select(hit.c.model_version_id, sa.func.count()).group_by(hit.c.model_version_id))
     assert dict(tuple(row) for row in per_version) == {champion.id: 1, newer.id: 2}
 
@@ -236,6 +237,7 @@ def test_each_version_has_its_own_summary(db: Database, source_id: int, champion
     newer = register(db, version="2")
     db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(1)))
     drain(db, newer, utc(1), scores=by_path({}, CRYSTALS))
+    promote(db, newer, utc(2))
     assert (summary(db, champion).n_clear, summary(db, champion).n_crystals) == (4, 0)
     assert (summary(db, newer).n_clear, summary(db, newer).n_crystals) == (0, 4)
 

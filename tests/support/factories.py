@@ -43,8 +43,10 @@ def register(db: Database, name: str = "small", version: str = "1", **more: Any)
 
 
 def promote(db: Database, version: Version, now: datetime | None = None) -> Version | None:
-    """Make a version champion."""
-    return db.write(lambda c: serving.promote(c, version, actor="test", now=now or utc()))
+    """Make a version champion, with its rows of what it scored before."""
+    former = db.write(lambda c: serving.promote(c, version, actor="test", now=now or utc()))
+    assert serving.advance(db, lambda: now or utc()) is None
+    return former
 
 
 def register_source(db: Database, name: str = "imager", expected_drops: int | None = None) -> int:

@@ -20,6 +20,7 @@ from marcod.model.registry import ModelInfo
 from marcod.settings import Settings
 from marcod.settings.environment import use_the_cpu_alone
 from marcod.store import versions
+from marcod.store.promotions import Promotion
 from marcod.store.versions import Version
 
 if TYPE_CHECKING:
@@ -90,13 +91,17 @@ def _first_copyright(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Done:
-    """A published model on this host, the champion before and now, and whether scores of the former one stay."""
+    """A published model on this host, the champion before and now, and whether scores of the former one stay.
+
+    ``coming`` says how far a promotion is that could not be done at once.
+    """
 
     known: ModelInfo
     model: Published
     former: Version
     champion: Version
     former_has_scores: bool
+    coming: Promotion | None = None
 
     @property
     def promoted(self) -> bool:
@@ -142,8 +147,8 @@ def _promoted(ready: App, model: Published, imported: "ImportedModel | None", *,
         return _Done(here, model, former, former, scored)
     now = ready.db.now()
     version = ready.registry.resolve_registered(here.name, now)
-    ready.registry.promote(version, actor=options.actor(), now=now, instead_of=str(former))
-    return _Done(here, model, former, version, scored)
+    left = ready.registry.promote(version, actor=options.actor(), now=now, instead_of=str(former))
+    return _Done(here, model, former, version if left is None else former, scored, left)
 
 
 def _is_shipped(version: Version) -> bool:
@@ -196,6 +201,10 @@ def _outcome(done: _Done) -> Iterator[str]:
         if done.former_has_scores:
             yield f"next: `marcod rescore --all` scores what {done.former} scored before"
         yield from _committee(done.known)
+        return
+    if done.coming is not None:
+        yield f"{done.coming.sentence}; {done.champion} answers until then"
+        yield f"`marcod model promote {name}` goes on with it, or a running `marcod run` does"
         return
     if str(done.champion) == name:
         yield f"{name} is champion"

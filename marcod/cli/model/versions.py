@@ -9,11 +9,12 @@ import click
 from marcod import app, text
 from marcod.cli.common import bars, listings, options, output
 from marcod.cli.common.configured import pass_settings
+from marcod.database import workers
 from marcod.errors import BundleError
 from marcod.model import published, registry
 from marcod.settings import Settings
 from marcod.settings.environment import quiet_tensorflow
-from marcod.store import audit_log, versions
+from marcod.store import audit_log, promotions, versions
 
 if TYPE_CHECKING:
     from marcod.model.bundle import BundleRecord, Threshold
@@ -203,18 +204,52 @@ def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, j
 
 @click.command()
 @click.argument("model_text", metavar=MODEL)
+@click.option(
+    "--wait/--no-wait", default=None,
+    help="Stay until it is champion, or leave the rest to others  [default: stay unless a `marcod run` does it]",
+)  # fmt: skip
 @pass_settings
-def promote(settings: Settings, model_text: str) -> None:
+def promote(settings: Settings, model_text: str, wait: bool | None) -> None:
     """Make a model version champion, once it has scored its golden images here.
 
     Running scorers change over between two batches. Waiting images move to it, and plates that are still arriving are
     scored by it whole. The former champion becomes previous.
+
+    Where the version scored many images before, its plate summaries, drops and hits are worked out first, and the
+    former champion answers until all are there. That goes on in a running `marcod run`, else here; interrupted, the
+    same command goes on. Another promotion or a rollback takes its place; promoting the champion ends it.
     """
     with app.open_app(settings) as ready:
         now = ready.db.now()
         version = ready.registry.resolve_registered(model_text, now)
-        ready.registry.promote(version, actor=options.actor(), now=now)
-    output.echo(f"{version} is champion")
+        left = ready.registry.promote(version, actor=options.actor(), now=now)
+        tended = left is not None and _is_tended(ready)
+        if left is not None and (not tended if wait is None else wait):
+            left = _worked_out(ready, version)
+        former = ready.db.read(versions.champion)
+    if left is None:
+        output.echo(f"{version} is champion")
+        return
+    output.echo(f"{left.sentence}; {former} answers until then")
+    if tended:
+        output.echo("a running marcod works on it; `marcod model list` shows how far it is")
+    else:
+        output.echo(f"nobody works on it now: `marcod model promote {version}` goes on, or `marcod run` does")
+
+
+def _is_tended(ready: app.App) -> bool:
+    """Tell if a running marcod works on promotions."""
+    return any("schedule" in worker.roles.split(",") for worker in ready.db.read(workers.alive, ready.db.now()))
+
+
+def _worked_out(ready: app.App, version: versions.Version) -> promotions.Promotion | None:
+    """Work on a promotion until its version is champion or a signal comes. Returns what is left then."""
+    with app.stop_event_on_signals() as stop, bars.stages() as report:
+
+        def show(found: promotions.Promotion) -> None:
+            report(f"plates worked out for {version}", found.done, found.plates)
+
+        return ready.registry.go_on(version, ready.db.now, stop=stop.is_set, report=show)
 
 
 @click.command()
