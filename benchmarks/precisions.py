@@ -143,6 +143,7 @@ def _ways(parent: Path, derived: Mapping[Precision, Path]) -> Iterator[tuple[str
     yield "float32, OpenVINO", parent, "openvino"
     if Precision.BFLOAT16 in derived:
         yield "bfloat16, TensorFlow", derived[Precision.BFLOAT16], "tensorflow"
+        yield "bfloat16, OpenVINO", derived[Precision.BFLOAT16], "openvino"
     if Precision.INT8 in derived:
         yield "int8, OpenVINO", derived[Precision.INT8], "auto"
 

@@ -6,9 +6,8 @@ All backends give the same numbers to float32 rounding.
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from shutil import which
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ import numpy as np
 from marcod import telemetry
 from marcod.domain import Precision
 from marcod.errors import BundleError, HostLacksError, is_out_of_memory
-from marcod.model import parts
+from marcod.model import parts, processors
 from marcod.model.parts import Scoring
 from marcod.model.resize import Bilinear
 
@@ -232,25 +231,13 @@ def lacks(precision: Precision) -> str | None:
     if precision not in _POLICIES:
         return f"{keras.backend.backend()} has no network of that precision"
     if on_cpu():
-        if precision is Precision.FLOAT16:
-            return "it has no GPU, and processors calculate in bfloat16"
-        return None if _CPU_BFLOAT16 & _cpu_flags() else "its processor has neither avx512_bf16 nor amx_bf16"
+        return processors.lacks(precision)
     if keras.backend.backend() == "tensorflow" and _capability() < _LEAST_CAPABILITY[precision]:
         return f"its GPU has compute capability {'.'.join(map(str, _capability()))}"
     return None
 
 
-_CPU_BFLOAT16: Final = frozenset({"avx512_bf16", "amx_bf16"})
-"""Flags of processors that multiply in bfloat16; others imitate it, many times slower than float32."""
-
 _LEAST_CAPABILITY: Final = {Precision.FLOAT16: (7, 0), Precision.BFLOAT16: (8, 0)}
-
-
-@cache
-def _cpu_flags() -> frozenset[str]:
-    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-        return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
-    return frozenset()
 
 
 def _capability() -> tuple[int, int]:

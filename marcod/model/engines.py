@@ -4,6 +4,7 @@ A host that only scores does without TensorFlow and Keras; the distribution ``ma
 Nothing here imports one of them.
 """
 
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from marcod.domain import Precision
 from marcod.errors import ON_A_WHOLE_HOST, BundleError, ConfigError, HostLacksError
+from marcod.model import processors
 from marcod.model.architecture import Architecture
 from marcod.model.parts import Scoring
 from marcod.model.resize import Bilinear, bilinear
@@ -122,11 +124,13 @@ def _by_keras(
 def _by_openvino(
     architecture: Architecture, weights: Mapping[str, NDArray[np.float32]], batch_size: int, precision: Precision
 ) -> Engine:
-    if precision is not Precision.FLOAT32:
+    if precision is Precision.FLOAT16:
         raise HostLacksError(f"a version of precision {precision} needs TensorFlow, which does not score on this host")
+    if lacking := processors.lacks(precision):
+        raise HostLacksError(f"{socket.gethostname()} cannot calculate in {precision}: {lacking}")
     from marcod.model import openvino_network
 
-    return Engine("openvino", openvino_network.compiled(architecture, weights, batch_size), bilinear)
+    return Engine("openvino", openvino_network.compiled(architecture, weights, batch_size, precision), bilinear)
 
 
 _COMPILED: Final[Mapping[Setting, Callable[..., Engine]]] = {"tensorflow": _by_keras, "openvino": _by_openvino}

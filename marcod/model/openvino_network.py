@@ -4,7 +4,8 @@ The layers are those of :mod:`marcod.model.network` with batch normalization fol
 
 Guarantees:
 
-* Every number is float32, though processors with bfloat16 would take that unasked.
+* Every number is float32, though processors with bfloat16 would take that unasked; of a version in bfloat16 what layers
+  multiply is bfloat16.
 * Nothing is downloaded, converted or sent: OpenVINO's Python tools, which report to their maker, are not imported.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod import quiet
+from marcod.domain import Precision
 from marcod.errors import BundleError
 from marcod.model import memory, parts, weights
 from marcod.model.architecture import Architecture
@@ -41,7 +43,9 @@ def build(architecture: Architecture, values: weights.Weights, images: int) -> A
     return ov.Model([logits], [net.given], architecture.root)
 
 
-def compiled(architecture: Architecture, values: weights.Weights, batch_size: int) -> parts.Scoring:
+def compiled(
+    architecture: Architecture, values: weights.Weights, batch_size: int, precision: Precision = Precision.FLOAT32
+) -> parts.Scoring:
     """Compile the network to a function from float32 [n, size, size, 3] to logits [n, classes].
 
     One shape is used, whatever n is, so that an image's neighbours change no bit of its score. Raises BundleError as
@@ -50,7 +54,7 @@ def compiled(architecture: Architecture, values: weights.Weights, batch_size: in
     part = parts.size(architecture.input_size, batch_size)
     made = build(architecture, values, part)
     memory.give_back()
-    return scoring(made, part)
+    return scoring(made, part, precision)
 
 
 def quantized(network: QuantizedNetwork, architecture: Architecture, batch_size: int) -> parts.Scoring:
@@ -65,10 +69,10 @@ def quantized(network: QuantizedNetwork, architecture: Architecture, batch_size:
     return scoring(model, 1)
 
 
-def scoring(model: Any, part: int) -> parts.Scoring:
+def scoring(model: Any, part: int, precision: Precision = Precision.FLOAT32) -> parts.Scoring:
     """Compile a model of ``part`` images so that parts of a batch run at once, each on one thread."""
     threads = parts.threads()
-    found = ov.Core().compile_model(model, "CPU", _settings(threads))
+    found = ov.Core().compile_model(model, "CPU", _settings(threads, precision))
     # Each has the memory of all layers, so there are no more than can work at once.
     free: SimpleQueue[Any] = SimpleQueue()
     for _ in range(threads):
@@ -91,9 +95,9 @@ def processor() -> str:
     return str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME"))
 
 
-def _settings(threads: int) -> dict[str, Any]:
+def _settings(threads: int, precision: Precision) -> dict[str, Any]:
     return {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision is Precision.BFLOAT16 else "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": threads,
         # Other processes work on this host too, and the operating system knows where.

@@ -15,7 +15,7 @@ from random_bundles import combine
 from marcod.database.engine import Database
 from marcod.domain import Precision
 from marcod.errors import ON_A_WHOLE_HOST, BundleError, ConfigError, HostLacksError, what_is_left_out
-from marcod.model import bundle, engines, openvino_network, weights
+from marcod.model import bundle, engines, openvino_network, processors, weights
 from marcod.model.architecture import Architecture
 from marcod.model.efficientnet import EfficientNetLite
 from marcod.model.registry import SHIPPED, Registry, shipped_folder
@@ -87,9 +87,22 @@ def test_weights_that_do_not_fit_are_refused_as_keras_refuses_them() -> None:
         weights.shapes(replace(tiny.TINY, input_size=40))
 
 
-def test_a_version_of_lower_precision_waits_for_a_host_with_tensorflow(tiny_weights: dict[str, np.ndarray]) -> None:
-    with pytest.raises(HostLacksError, match="bfloat16 needs TensorFlow"):
-        engines.compiled("openvino", tiny.TINY, tiny_weights, 2, Precision.BFLOAT16)
+def test_a_version_of_float16_waits_for_a_host_with_tensorflow(tiny_weights: dict[str, np.ndarray]) -> None:
+    with pytest.raises(HostLacksError, match="float16 needs TensorFlow"):
+        engines.compiled("openvino", tiny.TINY, tiny_weights, 2, Precision.FLOAT16)
+
+
+def test_bfloat16_by_openvino_is_another_network_or_refused(tiny_weights: dict[str, np.ndarray]) -> None:
+    """The processor decides; no other precision is taken for it in silence."""
+    batch = np.random.default_rng(3).uniform(-1, 1, (2, 75, 75, 3)).astype(np.float32)
+    plain = engines.compiled("openvino", tiny.TINY, tiny_weights, 2, Precision.FLOAT32).scoring(batch)
+    if lacking := processors.lacks(Precision.BFLOAT16):
+        with pytest.raises(HostLacksError, match=f"cannot calculate in bfloat16: {lacking}"):
+            engines.compiled("openvino", tiny.TINY, tiny_weights, 2, Precision.BFLOAT16)
+        return
+    half = engines.compiled("openvino", tiny.TINY, tiny_weights, 2, Precision.BFLOAT16).scoring(batch)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - plain).max() < 0.05 * np.abs(plain).max()
 
 
 def test_the_engine_of_a_host_is_what_is_configured_and_installed(monkeypatch: pytest.MonkeyPatch) -> None:
