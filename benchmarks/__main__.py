@@ -47,6 +47,7 @@ ON_REQUEST = (
     "web_load",
     "decoders",
     "precisions",
+    "promotion",
 )
 """Too long to be run with the others."""
 

@@ -94,6 +94,17 @@ def _fill(connection: Connection, source_id: int, size: Size, former: Version, c
         _many(connection, hit, plates * size.an_inspection // _HIT_EVERY, _hit(version.id, size))
 
 
+def score_all(subject: Subject, version: Version, size: Size) -> None:
+    """Let one more version have scored every image, without rows of its own."""
+
+    def work(connection: Connection) -> None:
+        _trust(connection)
+        _many(connection, score, size.images, _score(version.id, size))
+
+    subject.db.write(work)
+    settle(subject.db)
+
+
 def _trust(connection: Connection) -> None:
     """Foreign keys of millions of rows need not be looked up one by one, where the user may say so."""
     if connection.dialect.name == "postgresql":
