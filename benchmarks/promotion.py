@@ -3,7 +3,6 @@
 The work is done by processes that are killed. Meanwhile a LIMS asks the views, and images arrive.
 """
 
-import json
 import random
 import subprocess
 import sys
@@ -81,9 +80,9 @@ def _filled(subject: Subject, size: Size) -> Version:
 
 def _table(size: Size, rows: list[list[Cell]]) -> Table:
     about = (
-        f"{size.images:,} images of {size.plates:,} plates, ten inspections of 96 drops each, every tenth drop a hit; "
-        "the champion has scored all of them, and so has the version that is promoted, in silence. Processes work its "
-        f"rows out, of which {KILLS} are killed by kill -9 at random moments (seed {SEED}). All the while a LIMS asks three "
+        f"{size.images:,} images of {size.plates:,} plates, ten inspections of 96 drops each, every tenth drop a hit. "
+        "The champion has scored all of them, and so has the version that is promoted, in silence. Processes work its "
+        f"rows out, and {KILLS} are killed by kill -9 at random moments (seed {SEED}). Meanwhile a LIMS asks three "
         f"views for a random plate every {ASK_EVERY_S:g} s, and an inspection of 96 images arrives every "
         f"{ARRIVE_EVERY_S:g} s."
     )
@@ -103,7 +102,7 @@ def _promoted(bench: Bench, subject: Subject, version: Version, size: Size) -> I
     arriving, lims = _Arrivals(subject, size, first=1_000), _Lims(db, size)
     begun = time.perf_counter()
     with _going_on(arriving.bring, ARRIVE_EVERY_S), _going_on(lims.ask, ASK_EVERY_S):
-        kills = _work_out(bench, db, version)
+        kills = _work_out(bench, db)
         worked_s = time.perf_counter() - begun
         change_s, left = timed(lambda: serving.advance(db, utc_now))
         assert left is None
@@ -133,13 +132,13 @@ def _rows(connection: sa.Connection, table: sa.Table, version: Version) -> int:
     return int(connection.execute(its).scalar_one())
 
 
-def _work_out(bench: Bench, db: Database, version: Version) -> int:
+def _work_out(bench: Bench, db: Database) -> int:
     """Have processes work until all rows are there, and kill some of them. Returns how many were killed."""
     rng, killed = random.Random(SEED), 0
     command = [sys.executable, "-m", "benchmarks.promotion", db.url.render_as_string(hide_password=False)]
     while (found := db.read(promotions.pending)) is not None and not found.ready:
         bench.say(f"{found.sentence}")
-        process = subprocess.Popen([*command, str(version.id)], env=child_environment())
+        process = subprocess.Popen(command, env=child_environment())
         try:
             process.wait(rng.uniform(3.0, 15.0) if killed < KILLS else None)
         except subprocess.TimeoutExpired:
@@ -236,19 +235,17 @@ def _finish(db: Database, lease: queue.Lease, version: Version) -> None:
     db.write(results.finish, lease.token, version, scored, [], now=utc_now(), retry_s=1.0, max_attempts=4)
 
 
-def _work_here(url: str, version_id: int) -> None:
+def _work_here(url: str) -> None:
     """Work until every row is there, and leave the change of the champion."""
     db = Database(url)
-    version = db.read(lambda c: versions.get(c, version_id))
-    longest = 0.0
-    while True:
-        seconds, more = timed(lambda: db.write(promotions.step, version, utc_now()))
-        longest = max(longest, seconds)
-        if not more:
-            break
-    print(json.dumps({"longest_s": longest}), file=sys.stderr)
+
+    def stop() -> bool:
+        found = db.read(promotions.pending)
+        return found is None or found.ready
+
+    serving.advance(db, utc_now, stop=stop)
     db.close()
 
 
 if __name__ == "__main__":
-    _work_here(sys.argv[1], int(sys.argv[2]))
+    _work_here(sys.argv[1])

@@ -42,6 +42,8 @@ CHECKS: Final = {
     for check in (
         HealthCheck("no_champion", "models", "champion", _BROKEN),
         HealthCheck("synthetic_champion", "models", "champion", _ATTENTION),
+        # A running marcod works on it every few seconds.
+        HealthCheck("promotion_stands", "models", "becoming champion", _ATTENTION, timedelta(minutes=10)),
         HealthCheck("nothing_runs", "workers", "none", _BROKEN),
         HealthCheck("no_scorer", "workers", "score", _BROKEN),
         HealthCheck("no_watcher", "workers", "watch", _BROKEN),
@@ -145,6 +147,10 @@ def _models(seen: StatusSnapshot) -> Iterator[Trouble]:
     elif seen.scored_by_synthetic:
         text = f"{seen.champion.model} was {versions.RENDERED_ALONE}"
         yield _trouble("synthetic_champion", text, versions.REAL_MODEL)
+    if seen.coming is not None and _over("promotion_stands", seen.coming.moved_at, seen.taken_at):
+        text = f"{seen.coming}, none for {age(seen.coming.moved_at, seen.taken_at)}"
+        advice = f"`marcod model promote {seen.coming.model}` goes on, and a running `marcod run` does"
+        yield _trouble("promotion_stands", f"becoming champion: {text}", advice)
 
 
 def _workers(seen: StatusSnapshot) -> Iterator[Trouble]:

@@ -46,6 +46,7 @@ def work_at(db: Database, settings: Settings, seen: StatusSnapshot, *, device: b
     else:
         yield from (trouble.finding for trouble in found if trouble.check.area == "models")
         yield from service.models(db, settings)
+        yield from service.coming(seen, found)
         if device:
             yield from machine.device(db, settings)
     yield from service.work(seen, found)

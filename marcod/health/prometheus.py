@@ -158,6 +158,8 @@ def _who(seen: StatusSnapshot) -> Iterator[Metric]:
     yield _gauge("model_info", "The model versions that score new images", info, "alias", "model", "synthetic")
     since = {alias: version.since for alias, version in serving.items()}
     yield _gauge("model_since_timestamp_seconds", "Since when they do", since, "alias")
+    far = {} if seen.coming is None else {"done": seen.coming.done, "all": seen.coming.plates}
+    yield _gauge("promotion_plates", "Plates worked out for the version that becomes champion, and all", far, "state")
     if (run := seen.training) is not None:
         yield _gauge("training_run_info", "The latest training run", {(str(run.id), run.state): 1}, "run", "state")
         times = {"started": run.started_at, "beat": run.beat_at, "ended": run.ended_at}

@@ -107,6 +107,12 @@ def models(db: Database, settings: Settings) -> Iterator[HealthFinding]:
         yield judged("models", known.name, fault is None, text, "restore its folder", Severity.BROKEN)
 
 
+def coming(seen: StatusSnapshot, troubles: Sequence[Trouble]) -> Iterator[HealthFinding]:
+    """Yield how far the version is that becomes champion, unless that is a trouble."""
+    if seen.coming is not None and not any(trouble.check.name == "promotion_stands" for trouble in troubles):
+        yield HealthFinding("models", "becoming champion", Severity.OK, str(seen.coming))
+
+
 def _fault(registry: Registry, known: ModelInfo) -> str | None:
     try:
         return registry.why_unusable(known)

@@ -20,7 +20,8 @@ from marcod.database import workers
 from marcod.database.schema import UtcDateTime, delivery, event, image, job, model_alias, model_version, score, source
 from marcod.drift import days
 from marcod.layouts.findings import SourceFinding
-from marcod.store import backlog, queue
+from marcod.store import backlog, promotions, queue
+from marcod.text import count
 from marcod.training import run_rows
 from marcod.watch import status
 
@@ -72,6 +73,21 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
+class Coming:
+    """A model version that becomes champion: the plates whose rows are there, of all, and when the latest were done."""
+
+    model: str
+    done: int
+    plates: int
+    since: datetime
+    moved_at: datetime
+
+    def __str__(self) -> str:
+        """Format it such as ``marco:1, 1,204 of 30,000 plates``."""
+        return f"{self.model}, {self.done:,} of {count(self.plates, 'plate')}"
+
+
+@dataclass(frozen=True, slots=True)
 class Outbox:
     """Notifications for one target: those that wait to be sent and since when the oldest does, and given up ones."""
 
@@ -89,6 +105,7 @@ class StatusSnapshot:
     of which sources the latest :data:`QUARANTINED` are. ``gone`` images went before anything scored them.
     ``held_up`` says what images wait for that is not a fault of
     theirs, such as memory or a share that is offline, among the :data:`HELD_UP` jobs due last; most images first.
+    ``coming`` is the version that becomes champion.
     ``last_minute`` counts scores written, to at most :data:`RECENT`. ``sources`` are all that ever delivered;
     ``watched`` those that somebody watches or watched lately.
     ``findings`` are the files that layouts do not read or warn of.
@@ -109,6 +126,7 @@ class StatusSnapshot:
     workers: tuple[workers.Worker, ...]
     champion: Serving | None
     challenger: Serving | None
+    coming: Coming | None
     alarms: tuple[days.Alarm, ...]
     sources: tuple[str, ...]
     watched: tuple[status.SourceStatus, ...]
@@ -146,6 +164,7 @@ def take_snapshot(connection: Connection, now: datetime) -> StatusSnapshot:
         workers=tuple(workers.alive(connection, now)),
         champion=serving.get("champion"),
         challenger=serving.get("challenger"),
+        coming=_coming(connection),
         alarms=tuple(days.open_alarms(connection)),
         sources=tuple(connection.execute(sa.select(source.c.name).order_by(source.c.name)).scalars()),
         watched=tuple(status.read(connection)),
@@ -239,6 +258,13 @@ def _serving(connection: Connection) -> dict[str, Serving]:
     columns = (model_alias.c.alias, name, model_version.c.synthetic, model_alias.c.set_at)
     found = sa.select(*columns).join(model_version, model_version.c.id == model_alias.c.model_version_id)
     return {row[0]: Serving(row[1], row[2], row[3]) for row in connection.execute(found)}
+
+
+def _coming(connection: Connection) -> Coming | None:
+    found = promotions.pending(connection)
+    if found is None:
+        return None
+    return Coming(str(found.version), found.done, found.plates, found.begun_at, found.moved_at)
 
 
 def _outbox(connection: Connection, now: datetime) -> dict[str, Outbox]:

@@ -34,6 +34,8 @@ def facts(seen: StatusSnapshot) -> Iterator[tuple[str, str]]:
     yield from (
         (alias, _version(v)) for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v
     )
+    if seen.coming:
+        yield "becoming champion", f"{seen.coming} since {seen.coming.since:%Y-%m-%d %H:%M} UTC"
     if seen.training:
         yield "training", _run(seen.training, now)
     yield from (("layouts", f"{one.source}: {one.text}") for one in seen.findings if not one.attention)

@@ -8,6 +8,7 @@ is queued for those who serve when it is recorded. The work that waits for one v
 derived rows of both follow.
 """
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -40,6 +41,9 @@ from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, alias
 
 SKEW: Final = timedelta(hours=1)
 """An image recorded after a promotion may bear an earlier time, by as much as two hosts' clocks differ."""
+
+GAP_S: Final = 0.2
+"""Pause between two steps of a promotion on SQLite: who waits to write asks again every tenth of a second."""
 
 ALIAS_LOCK: Final = 0x6D61_7263_6F65
 """PostgreSQL advisory lock of a change of aliases; migrations hold the number before it."""
@@ -117,8 +121,10 @@ def advance(
             return now_at
         if now_at.ready:
             db.write(_arrive, now_at.version, clock())
-        else:
-            db.write(promotions.step, now_at.version, clock())
+            continue
+        db.write(promotions.step, now_at.version, clock())
+        if db.is_sqlite:
+            time.sleep(GAP_S)
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from marcod import telemetry
 from marcod.database.engine import Database
-from marcod.errors import NotFoundError
+from marcod.errors import NotFoundError, StoreError
 from marcod.model.registry import Registry
 from marcod.settings import TrainSettings
 from marcod.store import versions
@@ -53,12 +53,16 @@ def _settled(db: Database, registry: Registry, run: Run, actor: str, now: dateti
         return None
     settings = TrainSettings(**run.options["train"])
     problems = _problems(both, settings)
-    if not problems and str(champion) == run.parent:
-        left = registry.promote(version, actor=actor, now=now, instead_of=run.parent)
-        coming = [] if left is None else [left.sentence]
-        return _ended(db, run, "promoted", [*coming, _sentence(both)], both, now)
-    registry.challenge(None, actor=actor, now=now)
     meanwhile = f"{champion} became champion meanwhile; the gate compared with {run.parent}"
+    if not problems and str(champion) == run.parent:
+        try:
+            left = registry.promote(version, actor=actor, now=now, instead_of=run.parent)
+        except StoreError as error:
+            meanwhile = str(error)
+        else:
+            coming = [] if left is None else [left.sentence]
+            return _ended(db, run, "promoted", [*coming, _sentence(both)], both, now)
+    registry.challenge(None, actor=actor, now=now)
     return _ended(db, run, "refused" if problems else "recommended", problems or [meanwhile], both, now)
 
 

@@ -14,6 +14,7 @@ from marcod.model import registry
 from marcod.model.bundle import BundleRecord
 from marcod.model.registry import ModelInfo, Registry
 from marcod.review import desk
+from marcod.store import promotions
 from marcod.store.versions import SYNTHETIC_NOTICE
 from marcod.training import run_rows, run_words
 from marcod.web.site import Site, render, site_of
@@ -26,6 +27,7 @@ def models(request: Request) -> Response:
     site = site_of(request)
     values: dict[str, Any] = {
         "versions": sorted(_registry(site).known(), key=_newest_first),
+        "coming": site.db.read(promotions.pending),
         "runs": site.db.read(run_rows.listed, RUNS),
         "recall": _unless_missing(lambda: desk.report(site.db)),
         "drift": _unless_missing(lambda: _drift(site)),

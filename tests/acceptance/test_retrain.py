@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import factories
 import learner
 import pytest
 import sqlalchemy as sa
@@ -24,6 +26,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import training_run
 from marcod.model import bundle
 from marcod.settings.environment import child_environment
+from marcod.store import promotions
 
 pytestmark = pytest.mark.story
 
@@ -155,6 +158,20 @@ def test_a_candidate_scores_in_shadow_before_it_serves(rewind: Rewind) -> None:
     assert "promoted" in site.ok("train", "settle")
     assert champion(site) == "lab:1"
     assert run_of(site, 1)["numbers"]["shadow"]["images"] == learner.A_PLATE
+
+
+def test_a_candidate_in_shadow_does_not_take_the_place_of_what_a_person_promotes(rewind: Rewind) -> None:
+    site = rewind(promotion="gated", shadow_images=learner.A_PLATE)
+    site.ok("retrain")
+    learner.deliver(site.folder / "export", 1, first=50)
+    site.ok("scan")
+    site.ok("score")
+    with closing(Database(site.url)) as db:
+        other = factories.register(db, "other")
+        db.write(lambda c: promotions.begin(c, other, actor="ann", now=factories.utc()))
+    assert "recommended" in site.ok("train", "settle")
+    assert "other:1 is becoming champion meanwhile" in run_of(site, 1)["reasons"][0]
+    assert champion(site) == PARENT
 
 
 def test_a_challenge_that_a_person_ended_promotes_nothing(rewind: Rewind) -> None:

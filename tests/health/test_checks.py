@@ -20,7 +20,7 @@ from marcod.database.engine import Database
 from marcod.health import checks, doctor
 from marcod.health.finding import HealthFinding, Severity
 from marcod.health.prometheus import Monitor
-from marcod.health.snapshot import HeldUp, Jobs, Outbox, StatusSnapshot, take_snapshot
+from marcod.health.snapshot import Coming, HeldUp, Jobs, Outbox, StatusSnapshot, take_snapshot
 from marcod.settings import MetricsSettings, Settings
 from marcod.watch import status
 
@@ -82,6 +82,7 @@ def changes(troubled: StatusSnapshot) -> dict[str, Callable[[StatusSnapshot], di
     return {
         "no_champion": lambda _: {"champion": None},
         "synthetic_champion": lambda seen: {"champion": replace(seen.champion, synthetic=True)},  # type: ignore[type-var]
+        "promotion_stands": lambda _: {"coming": Coming("marco:1", 1204, 30_000, NOW, over("promotion_stands"))},
         "nothing_runs": lambda _: {"workers": ()},
         "no_scorer": roles("watch,schedule"),
         "no_watcher": roles("score,schedule"),

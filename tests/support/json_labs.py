@@ -35,7 +35,7 @@ from marcod.model import bundle, published, registry
 from marcod.model.bundle import BundleRecord, Threshold
 from marcod.model.committee import Committee, Member
 from marcod.model.registry import Registry
-from marcod.store import serving, versions
+from marcod.store import promotions, serving, versions
 from marcod.synthetic import ImagerStyle, PlateSpec, plate_files
 from marcod.training import run_rows, snapshot
 
@@ -406,6 +406,11 @@ def trained(folder: Path) -> Lab:
     for number in (1, 3, 4):
         lab.ask("train", "show", number)
     lab.ask("train", "settle")
+    with closing(Database(site.url)) as db:
+        coming = factories.register(db, name="lab", version="3")
+        db.write(lambda c: promotions.begin(c, coming, actor="ann", now=utc()))
+    lab.ask("model", "list")
+    lab.ask("model", "show", "lab:3")
     lab.ask("status")
     (settled,) = (document for title, document in lab.documents if title == "marcod train settle")
     lab.documents.append(("numbers of a training run whose candidate scored in shadow", settled[0]["numbers"]))

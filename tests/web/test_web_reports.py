@@ -6,6 +6,7 @@ from finished_runs import NUMBERS, ran
 from starlette.testclient import TestClient
 
 from marcod.database.engine import Database
+from marcod.store import promotions
 from marcod.store.versions import Version
 
 
@@ -34,6 +35,16 @@ def test_models_are_listed_with_the_champion_first(client: TestClient, db: Datab
     assert champion.digest in shown
     assert client.get("/models/none:1").status_code == 404
     assert client.get("/models/nonsense").status_code == 404
+
+
+def test_who_becomes_champion_is_shown_with_how_far_that_is(
+    client: TestClient, db: Database, source_id: int, champion: Version
+) -> None:
+    factories.record(db, source_id, factories.sightings(2))
+    coming = factories.register(db, "other")
+    db.write(lambda c: promotions.begin(c, coming, actor="ann", now=factories.utc()))
+    assert "becoming champion: 0 of 1 plate<" in client.get("/models").text
+    assert "other:1, 0 of 1 plate since 2026-01-01" in client.get("/status").text
 
 
 def test_the_notice_of_a_bundle_is_one_line_that_can_be_read(client: TestClient) -> None:

@@ -29,7 +29,8 @@ MODEL = "NAME:VERSION"
 def list_(settings: Settings, json_output: bool) -> None:
     """List the model versions in the database and the bundles on this host."""
     with app.reading(settings) as ready:
-        rows = [_listed(known) for known in ready.registry.known()]
+        coming = ready.db.read(promotions.pending)
+        rows = [_listed(known, coming) for known in ready.registry.known()]
         champion = ready.db.read(versions.aliased, versions.CHAMPION)
     if json_output:
         output.print_json(rows)
@@ -37,7 +38,7 @@ def list_(settings: Settings, json_output: bool) -> None:
     shown = dict(_COLUMNS)
     if not any(row["members"] for row in rows):
         del shown["members"]
-    cells = [(*(row[name] for name in shown.values()), _whereabouts(row)) for row in rows]
+    cells = [(*(_said(row, name) for name in shown.values()), _whereabouts(row)) for row in rows]
     listings.show("", (*shown, "folder"), cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
     if champion is not None:
         output.warn_of_synthetic_champion(champion)
@@ -49,12 +50,25 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-def _listed(known: registry.ModelInfo) -> dict[str, Any]:
+def _said(row: dict[str, Any], name: str) -> object:
+    """Return a cell: as what a version serves, with how far it is on its way to that, or another value as it is."""
+    if name != "aliases":
+        return row[name]
+    return ", ".join(part for part in (row["aliases"], _on_its_way(row)) if part)
+
+
+def _on_its_way(row: dict[str, Any]) -> str:
+    far = row["becoming_champion"]
+    return "" if far is None else f"becoming champion: {far['done']:,} of {text.count(far['plates'], 'plate')}"
+
+
+def _listed(known: registry.ModelInfo, coming: promotions.Promotion | None) -> dict[str, Any]:
     row, record = known.registered, known.record
     version = row.version if row else None
     return {
         "model": known.name,
         "aliases": ", ".join(row.aliases) if row else "",
+        "becoming_champion": _far(coming) if coming is not None and row and coming.version == row.version else None,
         "crystal_threshold": version.crystal_threshold if version else record.threshold.crystal if record else None,
         "synthetic": version.synthetic if version else record.synthetic if record else None,
         "trained_on": record.trained_on if record else version.trained_on if version else (),
@@ -67,6 +81,10 @@ def _listed(known: registry.ModelInfo) -> dict[str, Any]:
         "folder": known.folder,
         "problem": known.problem,
     }
+
+
+def _far(coming: promotions.Promotion) -> dict[str, Any]:
+    return {"done": coming.done, "plates": coming.plates, "since": coming.begun_at, "moved_at": coming.moved_at}
 
 
 def _whereabouts(row: dict[str, Any]) -> str:
@@ -86,14 +104,15 @@ def show(settings: Settings, model_text: str, json_output: bool) -> None:
     with app.reading(settings) as ready:
         known = ready.registry.describe(model_text)
         history = ready.registry.history(known)
+        coming = ready.db.read(promotions.pending)
     metrics = registry.metrics(known)
     if json_output:
         record = None if known.record is None else known.record.model_dump(mode="json")
         digest = known.registered.version.digest if known.registered else known.record and known.record.digest
         about = {"digest": digest, "record": record, "metrics": metrics, "history": history}
-        output.print_json({**_listed(known), **about})
+        output.print_json({**_listed(known, coming), **about})
         return
-    listings.show(known.name, ("", ""), _facts(known), prose=True)
+    listings.show(known.name, ("", ""), _facts(known, coming), prose=True)
     if metrics:
         listings.show("\nMetrics", ("metric", "value"), _flat("", metrics), prose=True)
     if history:
@@ -101,9 +120,9 @@ def show(settings: Settings, model_text: str, json_output: bool) -> None:
         listings.show("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts, prose=True)
 
 
-def _facts(known: registry.ModelInfo) -> Iterator[tuple[str, object]]:
-    row = _listed(known)
-    yield "aliases", row["aliases"] or "none"
+def _facts(known: registry.ModelInfo, coming: promotions.Promotion | None) -> Iterator[tuple[str, object]]:
+    row = _listed(known, coming)
+    yield "aliases", _said(row, "aliases") or "none"
     yield "folder", _whereabouts(row)
     if known.registered is not None:
         yield "digest", known.registered.version.digest
