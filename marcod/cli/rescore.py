@@ -2,21 +2,22 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import click
 
 from marcod import app, text
-from marcod.cli.common import bars, options, output
+from marcod.cli.common import bars, listings, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.cli.score import drain
 from marcod.database import workers
 from marcod.errors import MarcodError
 from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import backlog, known_names, queue, versions
+from marcod.store import backlog, campaigns, known_names, queue, versions
+from marcod.store.campaigns import State
 
 POLL_S = 1.0
 COUNT_SHARE = 0.05
@@ -25,7 +26,7 @@ COUNT_SHARE = 0.05
 Report = Callable[[str, int, int], None]
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--plate", "plates", multiple=True, metavar="KEY_OR_BARCODE", help="This plate; may be given again")
 @click.option("--all", "everything", is_flag=True, help="Every image")
 @options.since("Images that arrived since, such as 24h or 2026-05-01")
@@ -34,7 +35,9 @@ Report = Callable[[str, int, int], None]
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until it is done")
 @options.as_json
 @pass_settings
+@click.pass_context
 def rescore(
+    context: click.Context,
     settings: Settings,
     plates: tuple[str, ...],
     everything: bool,
@@ -49,33 +52,111 @@ def rescore(
     Give one of --plate, --all and --since. A repeated call queues nothing twice and goes on where an interrupted one
     was. With --all and --since, --wait lasts until nothing waits to be scored again by that version.
     """
-    if (bool(plates), everything, since is not None).count(True) != 1:
+    chosen = (bool(plates), everything, since is not None).count(True)
+    if context.invoked_subcommand is not None:
+        if chosen:
+            raise click.UsageError(f"{context.invoked_subcommand} takes none of --plate, --all and --since")
+        return
+    if chosen != 1:
         raise click.UsageError("give exactly one of --plate, --all and --since")
     with app.open_app(settings) as ready, app.stop_event_on_signals() as stop:
         asked = _asked(ready, plates, since, source)
         version = _version(ready, model_text)
         with bars.stages() as report:
             queued = _queue(ready, asked, version, stop, report)
-            if stop.is_set():
-                images = text.count(queued, "image")
-                raise MarcodError(f"stopped with {images} queued, which stay so; the same call queues the rest")
             left = _unfinished(ready, asked, version)
             if wait and left:
                 left = _finish(settings, ready, asked, version, stop, report)
         new = ready.db.read(backlog.new)
-        there = ready.db.read(queue.has_images, asked.archive, asked.ids)
+        there = ready.db.read(campaigns.has_images, asked.archive, asked.ids)
+        running = _campaign(ready, asked, version)
     if json_output:
+        number = None if running is None else running.id
         output.print_json(
             {"plates": asked.plates, "model": str(version), "queued": queued, "left": left, "new_before": new}
+            | {"campaign": number}
         )
     elif there:
-        _print(asked, version, queued, left, new)
+        _print(asked, version, queued, left, new, running)
     else:
         what = f"of {asked} " if asked.archive is None else ""
         output.echo(f"no image {what}has arrived that could be scored; `marcod scan` takes in what lies there")
     if wait and left:
+        if running is not None and running.state is State.PAUSED:
+            raise MarcodError(f"rescore {running.id} is paused; `marcod rescore resume {running.id}` lets it go on")
         images = text.count(left, "image")
         raise MarcodError(f"{images} could not be scored yet and stay queued; `marcod queue status` tells more")
+
+
+@rescore.command("list")
+@click.option("--every", is_flag=True, help="Also those that have ended")
+@options.as_json
+@pass_settings
+def list_(settings: Settings, every: bool, json_output: bool) -> None:
+    """List rescores of archives: what is done, the rate of the last minutes, and the time left."""
+    with app.reading(settings) as ready:
+        found = ready.db.read(campaigns.listed, ready.db.now(), every=every)
+    if json_output:
+        output.print_json([_plain(one) for one in found])
+        return
+    if not found:
+        output.echo("no archive is being scored again; `marcod rescore --all --model NAME:VERSION` begins that")
+        return
+    columns = ("rescore", "model", "of", "state", "images", "done", "left", "images/s", "time left", "held up by")
+    listings.show("Rescores", columns, [_row(one) for one in found], spare=(("held up by",), ("of",)))
+
+
+def _plain(one: campaigns.Campaign) -> dict[str, object]:
+    return asdict(one) | {"left": one.left, "left_s": one.left_s}
+
+
+def _row(one: campaigns.Campaign) -> tuple[object, ...]:
+    of = one.source or "all"
+    if one.since is not None:
+        of += f" since {one.since:%Y-%m-%d %H:%M} UTC"
+    pace = "-" if one.images_per_s is None else f"{one.images_per_s:,.1f}"
+    left = "-" if one.left_s is None else _lasting(one.left_s)
+    counts = (f"{one.images:,}", f"{one.images - one.left if one.ended_at is None else one.done:,}", f"{one.left:,}")
+    return (one.id, one.model, of, one.state, *counts, pace, left, one.error or "")
+
+
+def _lasting(seconds: float) -> str:
+    from marcod.health.checks import age
+
+    start = datetime.fromtimestamp(0, UTC)
+    return age(start, start + timedelta(seconds=seconds))
+
+
+@rescore.command()
+@click.argument("number", type=int)
+@pass_settings
+def pause(settings: Settings, number: int) -> None:
+    """Let workers take nothing more of a rescore; they finish what they hold."""
+    _change(settings, campaigns.pause, number)
+    output.echo(f"rescore {number} is paused; `marcod rescore resume {number}` lets it go on")
+
+
+@rescore.command()
+@click.argument("number", type=int)
+@pass_settings
+def resume(settings: Settings, number: int) -> None:
+    """Let workers go on with a rescore that was paused."""
+    _change(settings, campaigns.resume, number)
+    output.echo(f"rescore {number} goes on")
+
+
+@rescore.command()
+@click.argument("number", type=int)
+@pass_settings
+def cancel(settings: Settings, number: int) -> None:
+    """End a rescore. The scores that it made stay, and calling it again does the rest."""
+    _change(settings, campaigns.cancel, number)
+    output.echo(f"rescore {number} is cancelled; its scores stay")
+
+
+def _change(settings: Settings, act: Callable[..., None], number: int) -> None:
+    with app.open_app(settings) as ready:
+        ready.db.write(act, number, options.actor(), ready.db.now())
 
 
 def _version(ready: app.App, named: str | None) -> versions.Version:
@@ -89,7 +170,7 @@ class _Asked:
     """The images to score again: of some plates, or of the archive."""
 
     plates: Sequence[reports.Plate]
-    archive: queue.Archive | None
+    archive: campaigns.Archive | None
 
     @property
     def ids(self) -> list[int]:
@@ -107,7 +188,7 @@ def _asked(ready: app.App, plates: Sequence[str], since: datetime | None, source
         lists = [ready.db.read(reports.find_plates, name, source) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
     source_id = ready.db.read(known_names.find_source, source) if source is not None else None
-    return _Asked((), queue.Archive(since, source_id))
+    return _Asked((), campaigns.Archive(since, source_id))
 
 
 def _queue(ready: app.App, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
@@ -116,22 +197,44 @@ def _queue(ready: app.App, asked: _Asked, version: versions.Version, stop: Event
     archive = asked.archive
     if archive is None:
         return ready.db.write(queue.enqueue_rescore, version.id, now, asked.ids)
-    total = ready.db.read(queue.count_inspections, archive)
-    queued, looked_at, last = 0, 0, 0
+    if _campaign(ready, asked, version) is not None:
+        return 0
+    owed = _survey(ready, archive, version, stop, report)
+    if stop.is_set():
+        raise MarcodError("stopped before anything was queued")
+    if owed:
+        ready.db.write(campaigns.begin, version.id, archive, owed, options.actor(), now)
+    return sum(one.images for one in owed)
 
-    def part() -> queue.ArchivePart | None:
-        return ready.db.write(queue.enqueue_archive, version.id, archive, last, now)
 
-    while not stop.is_set() and (done := part()) is not None:
-        queued, looked_at, last = queued + done.queued, looked_at + done.inspections, done.last
+def _survey(
+    ready: app.App, archive: campaigns.Archive, version: versions.Version, stop: Event, report: Report
+) -> list[campaigns.Owed]:
+    """Count what the version owes in each inspection."""
+    total = ready.db.read(campaigns.count_inspections, archive)
+    owed: list[campaigns.Owed] = []
+    looked_at = last = 0
+    while not stop.is_set() and (part := ready.db.read(campaigns.survey, version.id, archive, last)) is not None:
+        owed += part.owed
+        looked_at, last = looked_at + part.inspections, part.last
         report("inspections looked at", looked_at, max(total, looked_at))
-    return queued
+    return owed
+
+
+def _campaign(ready: app.App, asked: _Asked, version: versions.Version) -> campaigns.Campaign | None:
+    """Return the campaign of the version over what was asked for, where one has not ended."""
+    if asked.archive is None:
+        return None
+    number = ready.db.read(campaigns.alike, version.id, asked.archive)
+    found = ready.db.read(campaigns.listed, ready.db.now(), version_id=version.id) if number is not None else []
+    return next((one for one in found if one.id == number), None)
 
 
 def _unfinished(ready: app.App, asked: _Asked, version: versions.Version) -> int:
     if asked.archive is None:
         return ready.db.read(reports.unfinished, version.id, asked.ids)
-    return ready.db.read(queue.count_unfinished, version.id)
+    of_campaigns = sum(one.left for one in ready.db.read(campaigns.listed, ready.db.now(), version_id=version.id))
+    return ready.db.read(queue.count_unfinished, version.id) + of_campaigns
 
 
 def _finish(
@@ -144,12 +247,16 @@ def _finish(
     def show(done: int) -> None:
         report(f"images scored by {version}{_behind(ready.db.read(backlog.new))}", min(done, total), total)
 
-    while left and not stop.is_set() and _others_score(ready):
+    def goes_on() -> bool:
+        running = _campaign(ready, asked, version)
+        return not stop.is_set() and (running is None or running.state is not State.PAUSED)
+
+    while left and goes_on() and _others_score(ready):
         show(total - left)
         stop.wait(pause_s)
         left, pause_s = _counted(ready, asked, version)
         total = max(total, left)
-    if left and not stop.is_set():
+    if left and goes_on():
         here = total - left
         drain(settings, ready, stop, lambda done: show(here + done))
         left = _unfinished(ready, asked, version)
@@ -174,9 +281,13 @@ def _behind(new: int) -> str:
     return f", behind {text.count(new, 'new image')}" if new else ""
 
 
-def _print(asked: _Asked, version: versions.Version, queued: int, left: int, new: int) -> None:
+def _print(
+    asked: _Asked, version: versions.Version, queued: int, left: int, new: int, running: campaigns.Campaign | None
+) -> None:
     if not queued and not left:
         output.echo(f"{version} has scored {asked} already")
     else:
         images = text.count(queued, "image")
         output.echo(f"{images} of {asked} queued for {version}, {left} still to do{_behind(new) if left else ''}")
+    if running is not None:
+        output.echo(f"it is rescore {running.id}; `marcod rescore list` shows how far it is")

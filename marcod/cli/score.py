@@ -15,7 +15,7 @@ from marcod.settings.environment import one_thread_an_operation
 from marcod.store import backlog, sources, versions
 
 if TYPE_CHECKING:
-    from marcod.scoring.scorer import BatchReport, ScoreTotals
+    from marcod.scoring.outcomes import BatchReport, ScoreTotals
 
 
 @click.command()
@@ -51,7 +51,8 @@ def _print(tally: "ScoreTotals", status: backlog.QueueStatus) -> None:
 def drain(settings: Settings, ready: app.App, stop: Event, done: Callable[[int], None]) -> "ScoreTotals":
     """Score what waits until nothing does or ``stop`` is set; ``done`` is called with how many images so far."""
     one_thread_an_operation()
-    from marcod.scoring.scorer import Scorer, ScoreTotals
+    from marcod.scoring.outcomes import ScoreTotals
+    from marcod.scoring.scorer import Scorer
 
     total = ScoreTotals()
 

@@ -183,6 +183,42 @@ score = Table(
     Index("ix_score_model_version_id", "model_version_id", "id"),
 )
 
+campaign = Table(
+    "campaign",
+    metadata,
+    key(),
+    ref("model_version_id", "model_version", index=True),
+    Column("source_id", BigId, ForeignKey("source.id")),
+    Column("since", UtcDateTime),
+    *required(sa.Text, "state", "actor"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    *required(sa.BigInteger, "images", "done", "scored"),
+    index_where("ended_at is null", "ix_campaign_open", "id"),
+)
+"""An archive that a version scores again, of one source or all, of images seen since then or all.
+
+``images`` were owed when it began. ``done`` and ``scored`` are those of the ranges that ended.
+"""
+
+campaign_range = Table(
+    "campaign_range",
+    metadata,
+    key(),
+    ref("campaign_id", "campaign"),
+    *required(BigId, "first_inspection_id", "last_inspection_id", "mark_inspection_id", "mark_image_id"),
+    *required(sa.Integer, "images", "done", "scored"),
+    *optional(sa.Text, "lease", "error"),
+    Column("available_at", UtcDateTime),
+    *required(sa.Integer, "lapses", "pauses"),
+    Index("ix_campaign_range_campaign_id", "campaign_id", "id"),
+)
+"""Inspections of a campaign that are not all done: those up to the mark are, in the order of inspection and image.
+
+A range under a ``lease`` is in a worker's hands until ``available_at``; one without is free from then on, or now where
+that is null. ``lapses`` counts the workers that died with it, ``pauses`` how often it was put off since it last moved.
+"""
+
 label = Table(
     "label",
     metadata,

@@ -16,7 +16,8 @@ from typing import Final, Self
 from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.errors import StoreError
-from marcod.store import queue
+from marcod.store import queue, ranges
+from marcod.store.ranges import RangeLease
 
 log = telemetry.logger(__name__)
 
@@ -93,7 +94,10 @@ class Leases:
             return list(self._held.values())
 
     def _release(self, held: _Held) -> None:
-        self._db.write(queue.release, held.lease, self._clock(), held.error)
+        if isinstance(held.lease, RangeLease):
+            self._db.write(ranges.release, held.lease, held.error)
+        else:
+            self._db.write(queue.release, held.lease, self._clock(), held.error)
         self.drop(held.lease)
 
     def _renew_in_turns(self) -> None:
@@ -109,8 +113,11 @@ class Leases:
         lasting = [held for held in due if now - held.since < LONGEST_S]
         if not lasting:
             return
-        leases, at = [held.lease for held in lasting], self._clock()
-        renewed = self._db.write(queue.renew, leases, now=at, lease_s=self._lease_s)
+        at, of_ranges = self._clock(), [held.lease for held in lasting if isinstance(held.lease, RangeLease)]
+        of_jobs = [held.lease for held in lasting if not isinstance(held.lease, RangeLease)]
+        renewed = self._db.write(queue.renew, of_jobs, now=at, lease_s=self._lease_s) if of_jobs else 0
+        if of_ranges:
+            renewed += self._db.write(ranges.renew, of_ranges, now=at, lease_s=self._lease_s)
         log.debug("leases renewed", images=renewed)
         for held in lasting:
             held.renewed = now

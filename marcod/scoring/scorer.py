@@ -12,7 +12,7 @@ not one image can be scored for that, or for the model, is an error, and its ima
 """
 
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import counters, telemetry
+from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.database.notices import NoticeLine
 from marcod.errors import HostLacksError, MarcodError, is_out_of_memory
@@ -34,8 +34,11 @@ from marcod.model.predictor import CommitteePredictor, Predictor
 from marcod.scoring.batch_size import BatchSize
 from marcod.scoring.decode import NO_MEMORY, NOTHING_KNOWN, Decoded, Decoders, Known, Prepared
 from marcod.scoring.leases import Leases
+from marcod.scoring.outcomes import BatchReport, Outcome, ScoreTotals, log_batch, report_of
+from marcod.scoring.range_work import RangeBatch, RangeWork, claim_size
 from marcod.settings import ScoreSettings
-from marcod.store import queue, results, versions
+from marcod.store import queue, ranges, results, versions
+from marcod.store.ranges import RangeLease
 
 log = telemetry.logger(__name__)
 
@@ -49,48 +52,16 @@ One fewer, and jobs of all three that take turns would load a model with every b
 """
 
 
+ASK_S: Final = 1.0
+"""Within this time after they were asked for, new images are not asked for again between batches of a campaign."""
+
+
 class ShortOfMemoryError(MarcodError):
     """Too little memory on this host or its device to score images; they wait until there is more."""
 
 
 class ModelFaultError(MarcodError):
     """The model fails on every image."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport(counters.Batch):
-    """Finished batch as metrics count it, with the sums for logs and progress bars."""
-
-    scored: int
-    failed: int
-    quarantined: int
-    stale: int
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreTotals:
-    """Sums over batches."""
-
-    scored: int = 0
-    failed: int = 0
-    quarantined: int = 0
-
-    def plus(self, report: BatchReport) -> "ScoreTotals":
-        quarantined = self.quarantined + report.quarantined
-        return ScoreTotals(self.scored + report.scored, self.failed + report.failed, quarantined)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """Results of a batch on the device, with times; ``short`` marks a shortage of memory."""
-
-    scored: list[results.Scored]
-    by_members: list[tuple[versions.Version, list[results.Scored]]]
-    failures: list[queue.Failure]
-    decode_s: list[float]
-    wait_s: float
-    predict_s: float
-    short: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +124,9 @@ class Scorer:
         self._proven: dict[int, NDArray[np.float32]] = {}
         self._size = BatchSize(settings.most_images, measured=settings.batch_size == "auto")
         self._leases = Leases(db, settings.lease_s, self._clock)
-        self._written: Future[BatchReport] | None = None
+        self._written: Future[BatchReport | None] | None = None
+        self._range: RangeWork | None = None
+        self._asked = float("-inf")
         # Set for good by the first committee. The thread of the database loads models while this one predicts.
         self._committees = False
 
@@ -183,14 +156,14 @@ class Scorer:
         pool = ThreadPoolExecutor(1, thread_name_prefix="database")
         line = NoticeLine(self._db, [queue.CHANNEL])
         with self._leases, closing(self._decoders), closing(line), pool as database:
-            written: Future[BatchReport] | None = None
+            written: Future[BatchReport | None] | None = None
             ahead: _Batch | None = None
             ended: float | None = None
             try:
                 while not stop.is_set():
                     # Before every claim, so that what is queued after it is heard.
                     line.clear()
-                    batch, ahead = ahead or self._claim(due), None
+                    batch, ahead = ahead or database.submit(self._claim, due).result(), None
                     if batch is None:
                         if written is not None:
                             tally, written = tally.plus(written.result()), None
@@ -210,17 +183,18 @@ class Scorer:
                     self._written = written
                     # Looked at after the write is on its way: a claim that fails must not cost a finished batch.
                     ahead = following.result()
-                    tally = tally if report is None else tally.plus(report.result())
+                    tally = tally.plus(None if report is None else report.result())
                     if outcome.short and not outcome.scored:
                         written.result()
                         raise ShortOfMemoryError
                     alive()
+                tally = tally.plus(database.submit(self._write_gathered, last=True).result())
             finally:
                 if ahead is not None:
                     self._give_back(ahead)
             return tally if written is None else tally.plus(written.result())
 
-    def _note(self, batch: _Batch, outcome: _Outcome | None, before: float | None) -> float:
+    def _note(self, batch: _Batch, outcome: Outcome | None, before: float | None) -> float:
         """Let the size of batches follow this one, after one that ended at ``before``. Returns its own end."""
         ended = time.perf_counter()
         seconds = None if before is None else ended - before
@@ -233,19 +207,9 @@ class Scorer:
         while True:
             now = self._clock()
             self._unusable = {version: until for version, until in self._unusable.items() if until > now}
-            lease = self._db.write(
-                queue.claim,
-                self._worker,
-                limit=self._size.images,
-                lease_s=self._settings.lease_s,
-                max_attempts=self._settings.max_attempts,
-                now=now,
-                due=due,
-                without=tuple(self._unusable),
-            )
+            lease = self._take(now, due)
             if lease is None:
                 return None
-            self._leases.hold(lease)
             try:
                 model = self._model(lease.model_version_id)
                 known = self._stored(model, [claim.image_id for claim in lease.claims])
@@ -253,13 +217,40 @@ class Scorer:
             except Exception as error:  # noqa: BLE001 - such as no room on the device; no image has to pay for it
                 self._pass_over(lease, error)
 
+    def _take(self, now: datetime, due: datetime | None) -> queue.Lease | None:
+        """Take jobs, or where none waits images of a campaign. Between batches of those new images are asked for."""
+        images = self._size.images
+        if time.monotonic() - self._asked < ASK_S and (portion := self._next(images)) is not None:
+            return portion
+        self._asked = time.monotonic()
+        common: dict[str, Any] = {
+            "lease_s": self._settings.lease_s, "now": now, "due": due, "without": tuple(self._unusable),
+        }  # fmt: skip
+        most = self._settings.max_attempts
+        lease = self._db.write(queue.claim, self._worker, limit=images, max_attempts=most, **common)
+        if lease is not None:
+            self._leases.hold(lease)
+            return lease
+        if (portion := self._next(images)) is not None:
+            return portion
+        size = claim_size(images)
+        while (taken := self._db.write(ranges.claim, self._worker, limit=size, **common)) is not None:
+            if taken.claims:
+                self._leases.hold(taken)
+                self._range = RangeWork(taken)
+                return self._next(images)
+        return None
+
+    def _next(self, images: int) -> RangeBatch | None:
+        return None if self._range is None else self._range.next(images)
+
     def _pass_over(self, lease: queue.Lease, error: Exception) -> None:
         """Leave the jobs of this version to other hosts for a while.
 
         The champion must work, so its error is raised, unless this is a service and other hosts may have what this one
         lacks.
         """
-        self._leases.give_back(lease, _told(error))
+        self._return(lease, _told(error))
         waits = isinstance(error, HostLacksError) and not self._drains
         if not waits and self._db.read(versions.champion).id == lease.model_version_id:
             raise error
@@ -292,7 +283,7 @@ class Scorer:
 
     def _predict_or_give_back(
         self, batch: _Batch, following: Future[_Batch | None], alive: Callable[[], None]
-    ) -> _Outcome | None:
+    ) -> Outcome | None:
         """Predict. When the device or the model itself fails, no claim loses an attempt.
 
         Returns None for a version that is passed over.
@@ -311,7 +302,7 @@ class Scorer:
                 self._give_back(ahead, cause)
             raise
 
-    def _predict(self, batch: _Batch, alive: Callable[[], None]) -> _Outcome:
+    def _predict(self, batch: _Batch, alive: Callable[[], None]) -> Outcome:
         start = time.perf_counter()
         outcomes = self._decoders.collect(batch.lease.claims, batch.images, self._settings.lease_s / 2, alive)
         ready = time.perf_counter()
@@ -325,14 +316,14 @@ class Scorer:
         if failed and not scored:
             failed = self._blamed(batch, good, failed)
         # Of images that the committee scored alone: what its members gave another image counts once it is tried again.
-        jobs = {row.claim.job_id for row in scored}
+        alone = {row.claim.image_id for row in scored}
         by_members = [
-            (member, [row for row in its if row is not None and row.claim.job_id in jobs])
+            (member, [row for row in its if row is not None and row.claim.image_id in alone])
             for member, its in zip(batch.model.members, rows, strict=False)
         ]
         decode_s = [prepared.decode_s for _, prepared in good]
         times = ready - start, time.perf_counter() - ready
-        return _Outcome(scored, by_members, [*failures, *failed], decode_s, *times, short or halved)
+        return Outcome(batch.version, scored, by_members, [*failures, *failed], decode_s, *times, short or halved)
 
     def _newly_stored(self, model: _Model, good: list[_Read]) -> list[_Read]:
         """Add the scores that networks gave since the batch was claimed, such as those of the batch before it."""
@@ -381,34 +372,58 @@ class Scorer:
             return [replace(failed[0], retryable=True)]
         raise ModelFaultError(f"{batch.version} fails on every image: {failed[0].error}")
 
-    def _finish(self, batch: _Batch, outcome: _Outcome) -> BatchReport:
+    def _finish(self, batch: _Batch, outcome: Outcome) -> BatchReport | None:
+        """Write a batch; one of a campaign is gathered, and written with others of its lease."""
+        lease = batch.lease
+        if not isinstance(lease, RangeBatch):
+            return self._write(lease, outcome)
+        lease.work.gather(lease, outcome)
+        short = outcome.short and not outcome.scored
+        return self._write_range(lease.work, last=short) if short or lease.work.is_due else None
+
+    def _write_gathered(self, *, last: bool) -> BatchReport | None:
+        return None if self._range is None else self._write_range(self._range, last=last)
+
+    def _write_range(self, work: RangeWork, *, last: bool = False) -> BatchReport | None:
+        gathered = work.collect(last=last)
+        return None if gathered is None else self._write(gathered.lease, gathered.outcome, keeps=gathered.keeps)
+
+    def _write(self, lease: queue.Lease, outcome: Outcome, *, keeps: bool = False) -> BatchReport:
         now = self._clock()
+        rules: dict[str, Any] = {
+            "now": now, "retry_s": self._settings.retry_s, "max_attempts": self._settings.max_attempts,
+            "by_members": outcome.by_members,
+        }  # fmt: skip
+        version, found = outcome.version, (outcome.scored, outcome.failures)
         try:
-            done = self._db.write(
-                results.finish,
-                batch.lease.token,
-                batch.version,
-                outcome.scored,
-                outcome.failures,
-                now=now,
-                retry_s=self._settings.retry_s,
-                max_attempts=self._settings.max_attempts,
-                by_members=outcome.by_members,
-            )
+            if isinstance(lease, RangeLease):
+                done = self._db.write(results.finish_range, lease, version, *found, keeps=keeps, **rules)
+            else:
+                done = self._db.write(results.finish, lease.token, version, *found, **rules)
         except BaseException as error:
             # A disk that is full often takes claims still, and no scores; no image has to pay for that.
-            self._give_back(batch, _told(error) if isinstance(error, Exception) else None)
+            self._return(lease, _told(error) if isinstance(error, Exception) else None)
             raise
-        self._leases.drop(batch.lease)
-        report = _report(batch, outcome, done, now)
-        _log_batch(report, outcome.failures)
+        if not keeps:
+            self._leases.drop(lease)
+        report = report_of(lease, str(version), outcome, done, now)
+        log_batch(report, outcome.failures)
         self._on_batch(report)
         return report
 
     def _give_back(self, batch: _Batch, cause: str | None = None) -> None:
         for future in batch.images:
             future.cancel()
-        self._leases.give_back(batch.lease, cause)
+        self._return(batch.lease, cause)
+
+    def _return(self, lease: queue.Lease, cause: str | None = None) -> None:
+        """Give back a lease, of a batch of a campaign the whole one."""
+        if isinstance(lease, RangeBatch):
+            lease.work.abandon()
+            lease = lease.work.lease
+        elif self._range is not None and self._range.lease.token == lease.token:
+            self._range.abandon()
+        self._leases.give_back(lease, cause)
 
 
 def _told(error: Exception) -> str:
@@ -512,45 +527,3 @@ def _scored(
     folded = (clear, crystals, other, precipitate)
     measured = looks.brightness, looks.contrast, looks.focus
     return results.Scored(claim, prepared.content_hash, folded, own, *measured, prepared.warnings, predictor.engine)
-
-
-def _report(batch: _Batch, outcome: _Outcome, done: results.Finished, now: datetime) -> BatchReport:
-    mine = [claim for claim in batch.lease.claims if claim.job_id in done.held]
-    given_up = {claim.job_id for claim in mine} & done.given_up
-    became = {failure.claim.job_id: "retried" for failure in outcome.failures} | dict.fromkeys(given_up, "quarantined")
-    stale = [(claim.source, "stale") for claim in batch.lease.claims if claim.job_id not in done.held]
-    return BatchReport(
-        model=str(batch.version),
-        scored=done.scored,
-        failed=done.failed,
-        quarantined=done.quarantined,
-        stale=done.stale,
-        wait_s=outcome.wait_s,
-        predict_s=outcome.predict_s,
-        outcomes=Counter([*((claim.source, became.get(claim.job_id, "scored")) for claim in mine), *stale]),
-        decode_s=outcome.decode_s,
-        delays_s=[
-            (now - claim.enqueued_at).total_seconds()
-            for claim in mine
-            if claim.priority == queue.NEW and claim.job_id not in became
-        ],
-        lapsed=sum(claim.lapsed for claim in batch.lease.claims),
-    )
-
-
-def _log_batch(report: BatchReport, failures: list[queue.Failure]) -> None:
-    log.info(
-        "batch scored",
-        model=report.model,
-        scored=report.scored,
-        failed=report.failed,
-        stale=report.stale,
-        wait_s=round(report.wait_s, 3),
-        predict_s=round(report.predict_s, 3),
-    )
-    waiting = [failure for failure in failures if not failure.counts]
-    if waiting:
-        log.warning("images wait", images=len(waiting), error=waiting[0].error)
-    for failure in failures:
-        if failure.counts:
-            log.warning("image failed", path=failure.claim.path, attempt=failure.claim.attempts, error=failure.error)

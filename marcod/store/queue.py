@@ -10,7 +10,7 @@ Whatever makes jobs ready to be claimed announces it on :data:`CHANNEL`, which w
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -20,9 +20,9 @@ from sqlalchemy.engine import Connection
 
 from marcod.database import notices
 from marcod.database.engine import insert
-from marcod.database.schema import image, inspection, job, model_version, plate, source
+from marcod.database.schema import image, inspection, job, model_version, source
 from marcod.domain import text_path
-from marcod.store import locks, sources, versions
+from marcod.store import locks, sources
 from marcod.store.selects import IS_COUNTED, current_score
 from marcod.text import storable
 
@@ -46,20 +46,15 @@ LONGEST_PAUSE_S: Final = 86_400.0
 ASTRAY_S: Final = 3_600.0
 """Margin beyond any lease or pause, in seconds, after which a job's time counts as a mistake."""
 
-ARCHIVE_PART: Final = 100
-"""Inspections that one transaction looks at: ten thousand images and more, a fraction of a second.
-
-An archive of millions is queued in such parts, so that no transaction is long and an interruption loses nothing.
-"""
-
 _JOB_COLUMNS: Final = ("image_id", "model_version_id", "priority", "available_at", "attempts", "enqueued_at")
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One job in the hands of a worker; ``path`` is relative to the source's root.
+    """One image in the hands of a worker; ``path`` is relative to the source's root.
 
-    ``lapsed`` tells that another worker had it before and its lease ran out.
+    ``lapsed`` tells that another worker had it before and its lease ran out. An image of a campaign has no job, so its
+    ``job_id`` is 0, and ``seen`` is as recorded at the claim: size, time, and if its bytes were to be read.
     """
 
     job_id: int
@@ -72,6 +67,7 @@ class Claim:
     enqueued_at: datetime
     priority: int = NEW
     lapsed: bool = False
+    seen: tuple[int, int, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +199,33 @@ def delete(connection: Connection, job_ids: Iterable[int]) -> None:
     connection.execute(sa.delete(job).where(job.c.id.in_(list(job_ids))))
 
 
+def adopt(
+    connection: Connection, token: str, version_id: int, failures: Iterable[Failure], now: datetime
+) -> list[Failure]:
+    """Make jobs of images of a campaign that failed, in this worker's hands. Returns the failures with their jobs.
+
+    Where there is a job already, the image is left to that one.
+    """
+    of_image = {failure.claim.image_id: failure for failure in failures}
+    rows = [
+        {
+            "image_id": image_id,
+            "model_version_id": version_id,
+            "priority": RESCORE,
+            "available_at": now,
+            "attempts": failure.claim.attempts,
+            "lease": token,
+            "enqueued_at": failure.claim.enqueued_at,
+        }
+        for image_id, failure in sorted(of_image.items())
+    ]
+    if not rows:
+        return []
+    statement = insert(connection, job).on_conflict_do_nothing().returning(job.c.image_id, job.c.id)
+    made = [(of_image[row.image_id], row.id) for row in connection.execute(statement, rows)]
+    return [replace(failure, claim=replace(failure.claim, job_id=int(job_id))) for failure, job_id in made]
+
+
 def delete_waiting(connection: Connection, version_id: int, image_ids: Collection[int]) -> None:
     """Remove a version's jobs of images that it has scored meanwhile; those in a worker's hands are left to it.
 
@@ -225,7 +248,7 @@ def fail(
     """Return a failed job to wait, twice as long with every attempt, or quarantine it. True if quarantined."""
     attempts = failure.claim.attempts
     final = failure.counts and (not failure.retryable or attempts >= max_attempts)
-    wait_s = _pause_s(attempts, retry_s)
+    wait_s = pause_s(attempts, retry_s)
     connection.execute(
         sa.update(job)
         .where(job.c.id == failure.claim.job_id, job.c.lease == token)
@@ -240,7 +263,8 @@ def fail(
     return final
 
 
-def _pause_s(attempts: int, retry_s: float) -> float:
+def pause_s(attempts: int, retry_s: float) -> float:
+    """Return the seconds before another try: twice as long with every attempt, up to a day."""
     return min(retry_s * 2.0 ** min(attempts - 1, 30), LONGEST_PAUSE_S)
 
 
@@ -250,7 +274,7 @@ def repair_schedule(connection: Connection, *, now: datetime, lease_s: float, re
     Such times are written while a clock is ahead; after it was set right, the jobs would wait for years. A worker that
     still holds one of them loses nothing: it may finish as long as nobody else has claimed it.
     """
-    longest_s = max(lease_s, _pause_s(max_attempts, retry_s)) + ASTRAY_S
+    longest_s = max(lease_s, pause_s(max_attempts, retry_s)) + ASTRAY_S
     # With the priority named, the index of waiting jobs leads straight to the few that are this late.
     astray = sa.and_(
         job.c.priority.in_((NEW, RESCORE)),
@@ -481,60 +505,6 @@ def transfer_new(connection: Connection, old_id: int, new_id: int, now: datetime
     return [int(row.image_id) for row in connection.execute(left) if row.failed_at is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """Choice of images: first seen since a time, of one source, or with None all."""
-
-    since: datetime | None = None
-    source_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivePart:
-    """Result of one call of :func:`enqueue_archive`; the next call continues after the inspection ``last``."""
-
-    inspections: int
-    queued: int
-    last: int
-
-
-def enqueue_archive(
-    connection: Connection, version_id: int, archive: Archive, after: int, now: datetime, limit: int = ARCHIVE_PART
-) -> ArchivePart | None:
-    """Queue the unscored images of the next ``limit`` inspections after this id; None at the end.
-
-    As :func:`enqueue_rescore` does it; begin with 0. Raises NotFoundError when the version was removed.
-    """
-    # The champion's alias first, as every transaction that queues.
-    versions.champion(connection, lock=True)
-    versions.lock_version(connection, version_id)
-    following = _inspections(archive).where(inspection.c.id > after).order_by(inspection.c.id).limit(limit)
-    ids = [int(row[0]) for row in connection.execute(following)]
-    if not ids:
-        return None
-    of_these = sa.select(inspection.c.plate_id).where(inspection.c.id.in_(ids))
-    locks.hold(connection, plates=connection.execute(of_these).scalars())
-    queued = enqueue_rescore(connection, version_id, now, inspection_ids=ids, since=archive.since)
-    return ArchivePart(len(ids), queued, ids[-1])
-
-
-def count_inspections(connection: Connection, archive: Archive) -> int:
-    """Count the inspections that :func:`enqueue_archive` will look at."""
-    return connection.execute(sa.select(sa.func.count()).select_from(_inspections(archive).subquery())).scalar_one()
-
-
-def has_images(connection: Connection, archive: Archive | None, plate_ids: Collection[int]) -> bool:
-    """Tell if there is any image of an archive, or where that is None, of these plates."""
-    found = sa.select(image.c.id).join(inspection, inspection.c.id == image.c.inspection_id)
-    if archive is None:
-        found = found.where(inspection.c.plate_id.in_(list(plate_ids)))
-    elif archive.source_id is not None:
-        found = found.where(image.c.source_id == archive.source_id)
-    if archive is not None and archive.since is not None:
-        found = found.where(image.c.seen_at >= archive.since)
-    return connection.execute(found.limit(1)).first() is not None
-
-
 def count_unfinished(connection: Connection, version_id: int) -> int:
     """Count the images that wait behind new ones for this version; quarantined ones do not count.
 
@@ -542,10 +512,3 @@ def count_unfinished(connection: Connection, version_id: int) -> int:
     """
     waiting = sa.and_(job.c.model_version_id == version_id, job.c.priority == RESCORE, job.c.failed_at.is_(None))
     return connection.execute(sa.select(sa.func.count()).select_from(job).where(waiting)).scalar_one()
-
-
-def _inspections(archive: Archive) -> sa.Select[Any]:
-    chosen = sa.select(inspection.c.id)
-    if archive.source_id is None:
-        return chosen
-    return chosen.join(plate, plate.c.id == inspection.c.plate_id).where(plate.c.source_id == archive.source_id)

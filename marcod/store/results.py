@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -12,7 +13,8 @@ from marcod.database.engine import insert
 from marcod.database.rows import CHUNK, select_in
 from marcod.database.schema import image, job, model_version, score
 from marcod.domain import CLASSES, COLUMN_OF_CLASS, PIXEL_WARNINGS, DropClass, WarningKind
-from marcod.store import copies, derived, events, locks, queue
+from marcod.store import copies, derived, events, locks, queue, ranges, versions
+from marcod.store.ranges import RangeLease
 from marcod.store.selects import OF_PRESENT_BYTES, WAS_CHAMPION
 from marcod.store.versions import Version
 
@@ -57,9 +59,9 @@ class StoredScore:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Result of :func:`finish`; ``stale`` jobs were no longer held and changed nothing.
+    """Result of :func:`finish` and :func:`finish_range`; ``stale`` images were no longer held and changed nothing.
 
-    ``held`` are the jobs that were, ``given_up`` those of them that were quarantined.
+    ``held`` are the images that were, ``given_up`` those of them that were quarantined.
     """
 
     scored: int
@@ -112,44 +114,109 @@ def finish(
     """
     claims = [s.claim for s in scored] + [f.claim for f in failures]
     before = _hold_images(connection, [c.image_id for c in claims])
-    held = queue.lock_held(connection, token, (c.job_id for c in claims))
-    mine = [s for s in scored if s.claim.job_id in held]
-    broken = [f for f in failures if f.claim.job_id in held]
+    jobs = queue.lock_held(connection, token, (c.job_id for c in claims))
+    held = {c.image_id for c in claims if c.job_id in jobs}
+    mine = [s for s in scored if s.claim.image_id in held]
+    broken = [f for f in failures if f.claim.image_id in held]
+    kept = [(member, [s for s in its if s.claim.image_id in held]) for member, its in by_members]
+    given_up = _settle(
+        connection, token, version, mine, broken, kept, before, now=now, retry_s=retry_s, max_attempts=max_attempts
+    )
+    return Finished(len(mine), len(broken), len(given_up), len(claims) - len(held), frozenset(held), given_up)
+
+
+def finish_range(
+    connection: Connection,
+    lease: RangeLease,
+    version: Version,
+    scored: Sequence[Scored],
+    failures: Sequence[queue.Failure],
+    *,
+    now: datetime,
+    retry_s: float,
+    max_attempts: int,
+    by_members: Sequence[tuple[Version, Sequence[Scored]]] = (),
+    keeps: bool = False,
+) -> Finished:
+    """Write images of a campaign as :func:`finish` does those of jobs, and move the mark of their range behind them.
+
+    What failed becomes a job that is tried again, and what changed or went since the claim one that waits. Where images
+    wait for no fault of theirs the mark stays before the first of them, and the range waits. A worker that
+    ``keeps`` the range has more images of its lease to come.
+    """
+    done_ids = {s.claim.image_id for s in scored} | {f.claim.image_id for f in failures}
+    claims = [c for c in lease.claims if c.image_id in done_ids]
+    kept = versions.keep(connection, version.id)
+    before = _hold_images(connection, sorted(done_ids))
+    if not kept or not ranges.hold(connection, lease):
+        return Finished(0, 0, 0, len(claims))
+    held = {c.image_id for c in claims if ranges.is_as_claimed(c, before.get(c.image_id), version)}
+    if lost := done_ids - held:
+        queue.enqueue_rescore(connection, version.id, now, image_ids=sorted(lost))
+    put_off = [f for f in failures if not f.counts and f.claim.image_id in held]
+    counted = [f for f in failures if f.counts and f.claim.image_id in held]
+    broken = queue.adopt(connection, lease.token, version.id, counted, now)
+    mine = [s for s in scored if s.claim.image_id in held]
+    queue.delete_waiting(connection, version.id, [s.claim.image_id for s in mine])
+    of_members = [(member, [s for s in its if s.claim.image_id in held]) for member, its in by_members]
+    given_up = _settle(
+        connection, lease.token, version, mine, broken, of_members, before,
+        now=now, retry_s=retry_s, max_attempts=max_attempts,
+    )  # fmt: skip
+    waiting = {f.claim.image_id for f in put_off}
+    passed = list(takewhile(lambda c: c.image_id not in waiting, claims))
+    held_up = ranges.PutOff(put_off[0].error, retry_s) if put_off else None
+    ranges.advance(connection, lease, passed, len(mine), now, held_up, keeps=keeps)
+    stale = len(claims) - len(held)
+    return Finished(len(mine), len(counted) + len(put_off), len(given_up), stale, frozenset(held), given_up)
+
+
+def _settle(
+    connection: Connection,
+    token: str,
+    version: Version,
+    mine: list[Scored],
+    broken: list[queue.Failure],
+    by_members: Sequence[tuple[Version, list[Scored]]],
+    before: Mapping[int, Any],
+    *,
+    now: datetime,
+    retry_s: float,
+    max_attempts: int,
+) -> frozenset[int]:
+    """Write what is held: scores, jobs and derived rows. Returns the images that are given up."""
     # An image may have moved to another inspection since it was claimed, so its row is asked and not the claim.
-    touched = [before[c.image_id] for c in claims if c.job_id in held]
+    touched = [before[c.image_id] for c in (*(s.claim for s in mine), *(f.claim for f in broken))]
     inspection_ids = {row.inspection_id for row in touched}
     # Scores may make copies of images and so remove jobs: all of that before the derived rows lock inspections.
-    kept = [(member, [s for s in its if s.claim.job_id in held]) for member, its in by_members]
-    for member, its in kept:
+    for member, its in by_members:
         _insert(connection, member, its, now)
         queue.delete_waiting(connection, member.id, [s.claim.image_id for s in its])
     changed = _insert_scores(connection, version, mine, before, now)
     _note_warnings(connection, mine, before)
-    queue.delete(connection, [s.claim.job_id for s in mine])
+    queue.delete(connection, [s.claim.job_id for s in mine if s.claim.job_id])
     given_up = [
         f for f in broken if queue.fail(connection, token, f, now=now, retry_s=retry_s, max_attempts=max_attempts)
     ]
     events.quarantined(connection, [f.claim.image_id for f in given_up if f.error != queue.GONE], now)
     changed |= give_up(connection, given_up, before, now)
     drop_ids = {before[c.image_id].drop_id for c in (*(s.claim for s in mine), *(f.claim for f in given_up))}
-    speaking = [version, *(member for member, its in kept if its)]
+    speaking = [version, *(member for member, its in by_members if its)]
     if changed:
         derived.refresh(connection, drop_ids, inspection_ids, now, serving=speaking)
     else:
         derived.refresh_versions(connection, speaking, drop_ids, inspection_ids, now)
-    gone = frozenset(f.claim.job_id for f in given_up)
-    stale = len(claims) - len(mine) - len(broken)
-    return Finished(len(mine), len(broken), len(given_up), stale, frozenset(held), gone)
+    return frozenset(f.claim.image_id for f in given_up)
 
 
 def _hold_images(connection: Connection, image_ids: Collection[int]) -> dict[int, Any]:
     """Lock these images before their jobs, as a transaction that records a rewritten file does. Returns their rows."""
     columns = (
         image.c.id, image.c.drop_id, image.c.inspection_id, image.c.content_hash, image.c.unread, image.c.gone_at,
-        image.c.warnings,
+        image.c.warnings, image.c.size, image.c.mtime_ns, image.c.same_as_id, image.c.modality,
     )  # fmt: skip
-    wanted = sa.select(*columns).where(image.c.id.in_(sorted(set(image_ids)))).order_by(image.c.id)
-    return {row.id: row for row in connection.execute(wanted.with_for_update(key_share=True))}
+    wanted = sa.select(*columns).order_by(image.c.id).with_for_update(key_share=True)
+    return {row.id: row for row in select_in(connection, wanted, image.c.id, sorted(set(image_ids)))}
 
 
 def give_up(
@@ -262,7 +329,8 @@ def _insert_scores(
     if not scored:
         return False
     _insert(connection, version, scored, now)
-    _set_content(connection, {s.claim.image_id: s.content_hash for s in scored})
+    hashes = {s.claim.image_id: s.content_hash for s in scored if _differs(before[s.claim.image_id], s.content_hash)}
+    _set_content(connection, hashes)
     fresh = [s.claim.image_id for s in scored if _is_fresh(before[s.claim.image_id], s.content_hash)]
     released = copies.release(connection, fresh, now)
     same = copies.find(connection, fresh)
@@ -304,6 +372,11 @@ def _note_warnings(connection: Connection, scored: Iterable[Scored], before: Map
 def _is_fresh(before: Any, content_hash: str) -> bool:
     """Tell if copies must be looked for: the bytes are others, or were known from before the file changed."""
     return bool(before.unread) or before.content_hash != content_hash
+
+
+def _differs(before: Any, content_hash: str) -> bool:
+    """Tell if the image's row does not say yet that its file is there and has these bytes."""
+    return before.gone_at is not None or _is_fresh(before, content_hash)
 
 
 def _changes(before: Any, content_hash: str) -> bool:

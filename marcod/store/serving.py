@@ -34,7 +34,7 @@ from marcod.database.schema import (
     score,
 )
 from marcod.errors import NotFoundError, StoreError
-from marcod.store import audit_log, derived, events, locks, promotions, queue, versions
+from marcod.store import audit_log, campaigns, derived, events, locks, promotions, queue, versions
 from marcod.store.promotions import Promotion
 from marcod.store.selects import WAS_CHAMPION
 from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, lock_version, previous
@@ -205,8 +205,10 @@ def remove(connection: Connection, version: Version, *, force: bool, actor: str,
     if reviewed and not force:
         raise StoreError(f"{version} has items in the review; --force removes its bundle and keeps them")
     _drop_alias(connection, version.id, PREVIOUS)
+    stays = scored or reviewed
+    campaigns.forget(connection, version.id, now, keep=stays)
     jobs, failed = _delete_jobs(connection, version)
-    if scored or reviewed:
+    if stays:
         connection.execute(sa.update(model_version).where(held).values(removed_at=now))
         _forget_failures(connection, version, failed, now)
     else:
@@ -215,7 +217,7 @@ def remove(connection: Connection, version: Version, *, force: bool, actor: str,
         connection.execute(sa.delete(model_version).where(held))
     detail = {"digest": version.digest, "scores_kept": scored, "withdrawn": jobs}
     audit_log.write(connection, actor, "remove", str(version), detail, now)
-    return scored or reviewed
+    return stays
 
 
 def _delete_jobs(connection: Connection, version: Version) -> tuple[int, list[int]]:

@@ -221,6 +221,12 @@ def lock_version(connection: Connection, version_id: int, name: object = "the mo
         raise NotFoundError(f"{name} was removed meanwhile")
 
 
+def keep(connection: Connection, version_id: int) -> bool:
+    """Keep a version from being removed, and nothing else, until this transaction ends. False when it was removed."""
+    there = sa.select(model_version.c.id).where(model_version.c.id == version_id, model_version.c.removed_at.is_(None))
+    return connection.execute(there.with_for_update(read=True, key_share=True)).one_or_none() is not None
+
+
 def has_champion(connection: Connection) -> bool:
     """Tell if a champion was ever chosen."""
     return connection.execute(sa.select(sa.exists().where(model_alias.c.alias == CHAMPION))).scalar_one()

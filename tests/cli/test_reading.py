@@ -51,6 +51,7 @@ READS: Final[dict[str, tuple[str, ...]]] = {
     "queue failed": (),
     "queue gone": ("--all",),
     "queue status": (),
+    "rescore list": ("--every",),
     "review recall": (),
     "source list": (),
     "source show": ("lab",),
@@ -93,6 +94,9 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
     "queue accept": ("--all",),
     "queue retry": (),
     "rescore": ("--all",),
+    "rescore cancel": ("1",),
+    "rescore pause": ("1",),
+    "rescore resume": ("1",),
     "retrain": (),
     "review add": (PLATE, "A3"),
     "review export": ("OUT",),
@@ -123,6 +127,7 @@ APART: Final = frozenset(
         "model train-synthetic",
         "notify test",
         "setup",
+        "web",
     }
 )
 """Commands that look into no database of the lab."""

@@ -16,7 +16,17 @@ from marcod.cli import cli
 from marcod.database import migrate, revisions, workers
 from marcod.database.engine import Database
 from marcod.database.revisions import SchemaState
-from marcod.database.schema import audit, drop_summary, hit, image, inspection_summary, job, schema_mark, score
+from marcod.database.schema import (
+    audit,
+    campaign,
+    drop_summary,
+    hit,
+    image,
+    inspection_summary,
+    job,
+    schema_mark,
+    score,
+)
 from marcod.domain import DropClass
 from marcod.errors import SchemaError
 from marcod.store import derived, serving, versions, votes
@@ -147,7 +157,7 @@ def test_what_people_have_done_is_written_in_the_server_s_time(
         done = CliRunner().invoke(cli, command)
         assert done.exit_code == 0, done.output
     last = sa.select(audit.c.at).order_by(audit.c.id.desc()).limit(1)
-    written = [row[0] for query in (sa.select(job.c.enqueued_at), last) for row in rows(db, query)]
+    written = [row[0] for query in (sa.select(campaign.c.created_at), last) for row in rows(db, query)]
     assert [abs(moment - db.now()) < timedelta(minutes=5) for moment in written] == [True, True]
 
 

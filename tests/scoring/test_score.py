@@ -27,7 +27,8 @@ from marcod.model import bundle, engines
 from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
 from marcod.plates import reports
-from marcod.scoring.scorer import BatchReport, Scorer, ShortOfMemoryError
+from marcod.scoring.outcomes import BatchReport
+from marcod.scoring.scorer import Scorer, ShortOfMemoryError
 from marcod.settings import ScoreSettings
 from marcod.store import backlog, queue, versions
 from marcod.store.versions import Version

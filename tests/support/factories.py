@@ -127,8 +127,8 @@ def finish(
 ) -> results.Finished:
     """Finish a lease: what is not in ``failures`` is scored."""
     failed = list(failures)
-    bad = {f.claim.job_id for f in failed}
-    good = [results.Scored(c, hashes(c), scores(c), engine="tensorflow") for c in lease.claims if c.job_id not in bad]
+    bad = {f.claim.image_id for f in failed}
+    good = [results.Scored(c, hashes(c), scores(c), engine="tensorflow") for c in lease.claims if c.image_id not in bad]
 
     def work(connection: Connection) -> results.Finished:
         return results.finish(

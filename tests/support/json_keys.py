@@ -77,6 +77,9 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     | {"threshold.recall": "a number, where it is measured"},
     "marcod model evaluate": dict.fromkeys(("own.deviation", "own.sources"), "only of the four classes"),
     "marcod model show": {"record.conversion": "a comparison, of a version that was converted"},
+    "marcod rescore": {"campaign": "a number, while an archive is scored again"},
+    "marcod rescore list": dict.fromkeys(("[].images_per_s", "[].left_s"), "numbers, once some were scored")
+    | dict.fromkeys(("[].ended_at", "[].error", "[].since", "[].source"), "text or a time, where there is one"),
     "marcod retrain": {"error": _TEXT, "step": _TEXT},
     "marcod review export": {"problems": _TEXT},
     "marcod review next": dict.fromkeys(("answer", "answered_at"), "what is asked has no answer yet"),

@@ -92,6 +92,14 @@ def asked_by_a_lims(folder: Path) -> Lab:
     lab.ask("queue", "status")
     lab.ask("queue", "failed")
     lab.ask("rescore", "--plate", plate, "--no-wait")
+    lab.ask("rescore", "--all", "--no-wait")
+    counts = "images, done, scored"
+    _write_rows(
+        site,
+        f"insert into campaign (model_version_id, state, actor, created_at, {counts}) "
+        "select id, 'running', 'ann', registered_at, 9, 3, 3 from model_version limit 1",
+    )
+    lab.ask("rescore", "list")
     lab.ask("source", "list")
     lab.ask("source", "show", "minstrel")
     lab.ask("source", "rename", "minstrel", "m3", "--dry-run")

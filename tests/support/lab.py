@@ -119,7 +119,10 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> dict[str, click.
     for name, command in group.commands.items():
         real = loaded(command)
         here = (*path, name)
-        found |= commands(real, here) if isinstance(real, click.Group) else {" ".join(here): real}
+        if isinstance(real, click.Group):
+            found |= commands(real, here)
+        if not isinstance(real, click.Group) or real.invoke_without_command:
+            found[" ".join(here)] = real
     return found
 
 

@@ -277,7 +277,7 @@ class Story:
 
     def rescore(self) -> None:
         version = self.rng.choice(self.versions)
-        self.db.write(lambda c: queue.enqueue_archive(c, version.id, queue.Archive(), 0, self.now))
+        self.db.write(lambda c: queue.enqueue_rescore(c, version.id, self.now))
 
     def tend(self) -> None:
         attempts = factories.MAX_ATTEMPTS
