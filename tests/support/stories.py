@@ -4,6 +4,7 @@ One seed is one story. After each the queue is drained and the oracle compares e
 Everything here is synthetic: a file is a path, a content and what its path says.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -123,6 +124,7 @@ class Story:
         yield self.label, 4
         yield self.withdraw, 1
         yield self.promote, 2
+        yield self.work_on, 3
         yield self.rollback, 1
         yield self.challenge, 1
         yield self.rescore, 2
@@ -263,7 +265,12 @@ class Story:
 
     def promote(self) -> None:
         version = self.rng.choice(self.versions)
-        factories.promote(self.db, version, self.now)
+        self.db.write(lambda c: serving.promote(c, version, actor="story", now=self.now))
+
+    def work_on(self) -> None:
+        """One step of what lies between a promotion and its end."""
+        asked = itertools.count()
+        serving.advance(self.db, lambda: self.now, stop=lambda: next(asked) > 0)
 
     def rollback(self) -> None:
         def work(connection: sa.Connection) -> None:
@@ -332,6 +339,7 @@ class Story:
         self.scan()
         for _ in range(200):
             self.now += timedelta(hours=2)
+            self.work_on()
             self.tend()
             self.claim()
             if not self.held:
@@ -340,6 +348,7 @@ class Story:
                 self.finish()
         else:
             self.log.append("the queue never ends")
+        serving.advance(self.db, lambda: self.now)
         self.now += timedelta(days=1)
         self.tend()
 
