@@ -106,7 +106,13 @@ class _Reader:
         return still is not None and still != self._still()
 
     def _still(self) -> State | None:
-        """State of a file in WAL mode that nobody has open; None for any other."""
+        """State of a file in WAL mode that nobody has open; None for any other.
+
+        A file that somebody has open is not opened here: closing it would end the locks of this process on it, and
+        the next one that closes it would take itself for the last and remove what others still read.
+        """
+        if self._beside("-wal") or (self._beside("-wal") is not None and self._beside("-shm") is not None):
+            return None
         try:
             if not self._file.is_file():
                 return None
@@ -115,8 +121,7 @@ class _Reader:
                 in_wal_mode = head.read(len(_WAL_MARK[1])) == _WAL_MARK[1]
         except OSError:
             return None
-        left = self._beside("-wal") or (self._beside("-wal") is not None and self._beside("-shm") is not None)
-        return self._state() if in_wal_mode and not left else None
+        return self._state() if in_wal_mode else None
 
     def _beside(self, end: str) -> int | None:
         """Measure a companion file of the database, None without it."""

@@ -95,13 +95,19 @@ def _payload(row: sa.Row[Any], new_hits: int) -> str:
 
 def completed(connection: Connection, inspection_ids: Collection[int], version_id: int, now: datetime) -> None:
     """Write an event of each of these inspections that this version completed and no champion had before."""
-    if not inspection_ids:
-        return
-    rows = connection.execute(_completions(inspection_ids, version_id))
+    if inspection_ids:
+        its = inspection_summary.c.inspection_id.in_(list(inspection_ids))
+        rows = connection.execute(_completions(version_id).where(its))
+        outbox.put(connection, [_completion(row) for row in rows], now)
+
+
+def completed_in_silence(connection: Connection, version_id: int, now: datetime) -> None:
+    """Write the events of what a version that speaks from now on completed before, and no champion had."""
+    rows = connection.execute(_completions(version_id))
     outbox.put(connection, [_completion(row) for row in rows], now)
 
 
-def _completions(inspection_ids: Collection[int], version_id: int) -> sa.Select[Any]:
+def _completions(version_id: int) -> sa.Select[Any]:
     mine, other, its_version = inspection_summary, inspection_summary.alias(), model_version.alias()
     said = sa.exists().where(
         other.c.inspection_id == mine.c.inspection_id,
@@ -115,7 +121,6 @@ def _completions(inspection_ids: Collection[int], version_id: int) -> sa.Select[
     return (
         _placed(sa.select(*columns).select_from(mine), mine.c.inspection_id, mine.c.model_version_id)
         .where(
-            mine.c.inspection_id.in_(list(inspection_ids)),
             mine.c.model_version_id == version_id,
             mine.c.complete,
             WAS_CHAMPION,

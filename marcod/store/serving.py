@@ -275,7 +275,7 @@ def _set_champion(
         if since is not None:
             queue.enqueue_rescore(connection, version.id, now, since=since)
         _forget_failures(connection, former, failed, now)
-    _publish_hits(connection, version, now)
+    _publish(connection, version, now)
 
 
 def _forget_failures(connection: Connection, version: Version, image_ids: list[int], now: datetime) -> None:
@@ -285,8 +285,8 @@ def _forget_failures(connection: Connection, version: Version, image_ids: list[i
         derived.refresh_version(connection, version, (), inspection_ids, now)
 
 
-def _publish_hits(connection: Connection, version: Version, now: datetime) -> None:
-    """Publish a version's results; hits that it found before it ever was champion are notified now."""
+def _publish(connection: Connection, version: Version, now: datetime) -> None:
+    """Publish a version's results; what it found and completed before it ever was champion is notified now."""
     spoke = sa.select(model_version.c.promoted_at).where(model_version.c.id == version.id)
     first = connection.execute(spoke).scalar_one() is None
     connection.execute(sa.update(model_version).where(model_version.c.id == version.id).values(promoted_at=now))
@@ -308,6 +308,7 @@ def _publish_hits(connection: Connection, version: Version, now: datetime) -> No
     published = sa.update(hit).where(hit.c.model_version_id == version.id, stands).values(found_at=now, cause=cause)
     rows = connection.execute(published.returning(hit.c.id, hit.c.cause)).all()
     events.hits_found(connection, [row.id for row in rows if row.cause == "new"], now)
+    events.completed_in_silence(connection, version.id, now)
 
 
 def _plates_to_do(connection: Connection, former: Version, version: Version) -> list[int]:

@@ -175,3 +175,18 @@ def test_a_missing_file_is_not_made(empty_db_url: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"there is no .*empty\.sqlite"):
         subjects(reader)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_takes_no_lock_from_the_others_of_its_process(file: Path, reader: Database) -> None:
+    """Without its lock another one was shown a file for ever that the last writer had thrown away."""
+    with closing(Database(f"sqlite:///{file}")) as other:
+        assert subjects(other) == ["before"]
+        assert subjects(reader) == ["before"]
+        writes = (
+            "insert into audit (at, actor, action, subject) values ('2026-01-01 12:00:00.000000', 'a', 'b', 'later')"
+        )
+        program = "import contextlib, sqlite3, sys\nwith contextlib.closing(sqlite3.connect(sys.argv[1])) as c:\n"
+        program += " c.execute(sys.argv[2])\n c.commit()"
+        for times in (1, 2):
+            subprocess.run([sys.executable, "-c", program, str(file), writes], check=True)
+            assert subjects(other) == ["before", *["later"] * times]

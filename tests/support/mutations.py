@@ -8,7 +8,20 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from marcod.catalog import deliveries
-from marcod.store import copies, drops, events, queue, results, serving, summaries, verdicts, votes
+from marcod.database.schema import model_version
+from marcod.store import (
+    copies,
+    drops,
+    events,
+    promotions,
+    queue,
+    results,
+    serving,
+    summaries,
+    verdicts,
+    versions,
+    votes,
+)
 
 
 def _only_gone(connection: sa.Connection, given_up: Any, before: Any, now: datetime) -> bool:
@@ -19,6 +32,11 @@ def _only_gone(connection: sa.Connection, given_up: Any, before: Any, now: datet
 
 def _first_image_alone(images: Iterable[verdicts.ImageVerdict], words: votes.DropVotes) -> verdicts.DropVerdict:
     return verdicts.of_drop(list(images)[:1], words)
+
+
+def _with_rows_of_those_that_spoke(connection: sa.Connection) -> set[int]:
+    spoke = sa.select(model_version.c.id).where(model_version.c.promoted_at.is_not(None))
+    return set(connection.execute(spoke).scalars())
 
 
 MUTATIONS: Final[dict[str, tuple[Any, str, Any]]] = {
@@ -33,6 +51,9 @@ MUTATIONS: Final[dict[str, tuple[Any, str, Any]]] = {
     "completion is told to nobody": (events, "completed", lambda *_: None),
     "summaries know nothing of labels": (votes, "of_inspection", lambda *_: {}),
     "the first image of a drop counts": (drops, "of_drop", _first_image_alone),
+    "a promotion makes no rows": (promotions, "_work_out", lambda *_: None),
+    "rows that a silent version has are left as they are": (drops, "existing_of", lambda *_: set()),
+    "who becomes champion is silent until it is": (versions, "with_rows", _with_rows_of_those_that_spoke),
     "a hit never ends": (drops, "_end_hits", lambda *_: None),
 }
 """By what is broken: module, function, and what stands in its place."""

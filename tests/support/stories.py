@@ -125,6 +125,7 @@ class Story:
         yield self.withdraw, 1
         yield self.promote, 2
         yield self.work_on, 3
+        yield self.score_in_silence, 2
         yield self.rollback, 1
         yield self.challenge, 1
         yield self.rescore, 2
@@ -264,7 +265,7 @@ class Story:
         self.db.write(lambda c: recorder.add(c, [given], self.now))
 
     def promote(self) -> None:
-        version = self.rng.choice(self.versions)
+        version = self.rng.choice([*self.versions, self.versions[-1]])
         self.db.write(lambda c: serving.promote(c, version, actor="story", now=self.now))
 
     def work_on(self) -> None:
@@ -285,6 +286,19 @@ class Story:
     def rescore(self) -> None:
         version = self.rng.choice(self.versions)
         self.db.write(lambda c: queue.enqueue_rescore(c, version.id, self.now))
+
+    def score_in_silence(self) -> None:
+        """A new version scores what is there, and mostly it is promoted at once."""
+        number = len(self.versions) + 1
+        version = factories.register(self.db, version=str(number), crystal_threshold=0.4 + 0.1 * (number % 4))
+        self.versions.append(version)
+        self.db.write(lambda c: queue.enqueue_archive(c, version.id, queue.Archive(), 0, self.now))
+        for _ in range(4):
+            self.claim()
+        while self.held:
+            self.finish()
+        if self.rng.random() < 0.7:
+            self.db.write(lambda c: serving.promote(c, version, actor="story", now=self.now))
 
     def tend(self) -> None:
         attempts = factories.MAX_ATTEMPTS
