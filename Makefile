@@ -7,13 +7,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where bytecode is not kept, as in many containers, every run compiles all tests and every process the package.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast test-stories test-web test-jax test-light lint wheel bench chaos audit docs keys format clean
+.PHONY: demo test test-fast test-stories test-web test-cluster test-jax test-light lint wheel bench chaos audit docs keys format clean
 
 demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
 	$(BIN)/marcod demo --models $(VENV)/models
 
 test: $(VENV)/test.stamp  ## run the test suite, with the published MARCO, on SQLite and PostgreSQL, two files at a time
-	$(BIN)/pytest -m "not story and not web" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not story and not web and not cluster" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/test.stamp  ## run in under a minute what needs neither PostgreSQL nor TensorFlow nor a whole installation
 	$(BIN)/pytest --fast -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -33,13 +33,18 @@ test-light: wheel  ## run what concerns scoring where marcod-light is installed,
 	$(VENV)/light/bin/pip install --quiet "$$(ls dist/marcod_light-*.whl)[test]"
 	$(VENV)/light/bin/pip install --quiet --no-deps --force-reinstall dist/marcod_light-*.whl
 	! $(VENV)/light/bin/python -c "import tensorflow" 2>/dev/null
-	$(VENV)/light/bin/pytest --light -m "not story and not web" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	$(VENV)/light/bin/pytest --light -m "not story and not web and not cluster" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 		tests/scoring tests/model tests/cli tests/acceptance tests/health tests/service tests/drift tests/review
 
 test-web: $(VENV)/web.stamp  ## run people with a real browser before the page; needs Debian's chromium, or MARCOD_CHROMIUM
 	@test -x "$${MARCOD_CHROMIUM:-/usr/bin/chromium}" || { echo "there is no $${MARCOD_CHROMIUM:-/usr/bin/chromium}:" \
 		"apt-get install chromium, or name a Chromium or Chrome by MARCOD_CHROMIUM" >&2; exit 1; }
 	$(BIN)/pytest -m web tests/web/browser
+
+test-cluster: $(VENV)/test.stamp  ## run workers that a real Slurm starts; needs Debian's slurm-wlm and munge
+	@PATH="$$PATH:/usr/sbin" && for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || { \
+		echo "there is no $$name: apt-get install slurm-wlm munge" >&2; exit 1; }; done
+	$(BIN)/pytest -m cluster tests/cluster
 
 lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
 	$(BIN)/ruff format --check .

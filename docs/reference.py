@@ -33,7 +33,7 @@ def page() -> str:
         "\n".join(_settings()),
         "## Commands",
         "Every command answers `--help`. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, "
-        "3 done, but something is left for people to look at.",
+        "3 done, but something is left for people to look at, 75 work is left for another try.",
         *_commands(cli, "marcod"),
     ]
     return "\n\n".join(parts) + "\n"

@@ -14,6 +14,7 @@ from uuid import uuid4
 from marcod.database import probe, revisions
 from marcod.database.engine import DAEMON, PERSON, Database, Patience
 from marcod.settings import Settings
+from marcod.settings.environment import batch_task
 
 if TYPE_CHECKING:
     from marcod.model import engines
@@ -125,8 +126,9 @@ def check_sources(settings: Settings) -> None:
 
 
 def worker_name() -> str:
-    """Return a name that no other process ever has; it begins with host and process id."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+    """Return a name that no other process ever has: host, process id, and the task of a batch system if it is one."""
+    task = batch_task()
+    return ":".join([socket.gethostname(), str(os.getpid()), *([task] if task else []), uuid4().hex[:8]])
 
 
 @contextmanager

@@ -32,6 +32,12 @@ class Worker:
     seen_at: datetime
     revision: str | None = None
 
+    @property
+    def task(self) -> str | None:
+        """The task of a batch system that the process is; None for others."""
+        parts = self.name.split(":")
+        return parts[2] if len(parts) == 4 else None
+
 
 def beat(connection: Connection, name: str, host: str, pid: int, roles: str, now: datetime) -> None:
     """Say that this worker is alive; the first call makes its row."""

@@ -102,6 +102,13 @@ def workers(seen: StatusSnapshot) -> list[tuple[object, ...]]:
     """Return a row of :data:`WORKER_COLUMNS` for each process."""
     now = seen.taken_at
     return [
-        (w.host, str(w.pid), w.roles, age(w.started_at, now), ago(w.seen_at, now), w.marcod_version)
+        (
+            w.host,
+            f"{w.pid}, {w.task}" if w.task else str(w.pid),
+            w.roles,
+            age(w.started_at, now),
+            ago(w.seen_at, now),
+            w.marcod_version,
+        )
         for w in seen.workers
     ]

@@ -37,7 +37,7 @@ from marcod.scoring.leases import Leases
 from marcod.scoring.outcomes import BatchReport, Outcome, ScoreTotals, log_batch, report_of
 from marcod.scoring.range_work import RangeBatch, RangeWork, claim_size
 from marcod.settings import ScoreSettings
-from marcod.store import queue, ranges, results, versions
+from marcod.store import backlog, queue, ranges, results, versions
 from marcod.store.ranges import RangeLease
 
 log = telemetry.logger(__name__)
@@ -147,10 +147,32 @@ class Scorer:
         """Score until the queue is empty; jobs that wait for a retry keep their time."""
         return self._work(stop, alive, drain=True)
 
-    def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool) -> ScoreTotals:
+    def until_empty(self, stop: Event, idle_s: float = 0.0) -> ScoreTotals:
+        """Score what waits and what comes meanwhile, until nothing was left for ``idle_s`` seconds.
+
+        What is in the hands of other workers is left, since one that dies leaves its images to the others.
+        """
+        return self._work(stop, lambda: None, drain=True, idle_s=idle_s)
+
+    def is_done(self) -> bool:
+        """Tell if nothing waits for this worker and nothing is in the hands of another."""
+        now, without = self._clock(), tuple(self._unusable)
+        jobs = self._db.read(backlog.is_left, now, max_attempts=self._settings.max_attempts, without=without)
+        return not jobs and not self._db.read(ranges.is_left, now, without=without)
+
+    def abandon(self) -> None:
+        """Give back everything that is held, from another thread, because there is no time to finish it.
+
+        Scores that are written after this find no job and change nothing.
+        """
+        self._leases.give_back_all()
+
+    def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool, idle_s: float | None = None) -> ScoreTotals:
+        """Score until ``stop``; with ``drain`` what waits now, and with ``idle_s`` what comes meanwhile too."""
         tally = ScoreTotals()
         self._drains = drain
-        due = self._clock() if drain else None
+        due = self._clock() if drain and idle_s is None else None
+        quiet_since = time.monotonic()
         self._decoders = Decoders(self._settings.threads, self._roots)
         self._leases = Leases(self._db, self._settings.lease_s, self._clock)
         pool = ThreadPoolExecutor(1, thread_name_prefix="database")
@@ -167,7 +189,7 @@ class Scorer:
                     if batch is None:
                         if written is not None:
                             tally, written = tally.plus(written.result()), None
-                        if drain:
+                        if drain and (idle_s is None or (time.monotonic() - quiet_since >= idle_s and self.is_done())):
                             break
                         alive()
                         ended = None
@@ -187,6 +209,7 @@ class Scorer:
                     if outcome.short and not outcome.scored:
                         written.result()
                         raise ShortOfMemoryError
+                    quiet_since = time.monotonic()
                     alive()
                 tally = tally.plus(database.submit(self._write_gathered, last=True).result())
             finally:

@@ -6,15 +6,12 @@
 import os
 import re
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -24,10 +21,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from marcod.domain import NOT_UNDERSTOOD, PLATE_FORMATS, Modality, PlateFormat, WarningKind, grid_of
-from marcod.settings import well_cells
+from marcod.settings import hosts, well_cells
 from marcod.settings.environment import state_dir
+from marcod.settings.imagers import USED_BY as USED_BY
+from marcod.settings.imagers import HostSettings
+from marcod.settings.imagers import SourceSettings as SourceSettings
 from marcod.settings.key_maps import KeyAction, KeyMap, keys_of
+from marcod.settings.sections import FolderPath
+from marcod.settings.sections import Section as Section
 
 MOST_IMAGES: Final = 64
 """Most images of a batch where its size is measured."""
@@ -36,22 +37,6 @@ Role = Literal["watch", "score", "schedule", "trainer", "web"]
 ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer", "web")
 USUAL_ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
 """Roles of `marcod run` without --roles; training and the page have processes of their own."""
-
-
-def _expanded(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, (str, Path)) else value
-
-
-FolderPath = Annotated[Path, BeforeValidator(_expanded)]
-
-
-class Section(BaseModel):
-    """One table of the configuration file; frozen, and strict about its keys.
-
-    A table is built as a part of :class:`Settings`, and by itself only when somebody makes one alone.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class StoreSettings(Section):
@@ -433,129 +418,11 @@ class RetentionSettings(Section):
     events_days: int = Field(30, ge=1, description="Notifications that were sent are kept so long")
 
 
-_ANY_GRID: Final = frozenset(
-    {"formulatrix", "rockmaker-export", "oppf", "xchem", "crims", "rigaku", "rhombix", "ami", "regex"}
-)
-USED_BY: Final = {
-    "wells": _ANY_GRID,
-    "grid": _ANY_GRID,
-    "profiles": frozenset({"formulatrix", "oppf", "rockmaker-export", "rigaku", "rhombix", "regex"}),
-    "light": frozenset({"rigaku", "hwi", "xchem", "ami", "regex"}),
-    "reservoir_subwells": frozenset({"rigaku"}),
-    "pattern": frozenset({"regex"}),
-    "date_format": frozenset({"regex"}),
+NAMED: Final[dict[str, type[Section]]] = {
+    "sources": SourceSettings,
+    "hosts": HostSettings,
+    "notify": NotifySettings,
 }
-"""Layouts that use a setting of a source; every layout uses those that are not here."""
-
-
-def _plain_number(name: object) -> object:
-    """Return the number that a profile's name is; 00 is a name."""
-    return int(name) if isinstance(name, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", name) else name
-
-
-ProfileName = Annotated[int | str, BeforeValidator(_plain_number)]
-
-
-class SourceSettings(Section):
-    """One imager's export folder."""
-
-    root: FolderPath = Field(examples=["/mnt/minstrel3/images"], description="Folder that the imager writes to")
-    layout: str = Field(examples=["rigaku"], description="Path grammar, one of those `marcod explain` knows")
-    observer: Literal["inotify", "polling"] = Field(
-        "inotify", description="inotify for local disks; polling for SMB and NFS shares"
-    )
-    poll_s: float = Field(30.0, gt=0, description="Pause between two polls of a polling observer")
-    wells: Literal[24, 48, 96, 384, 1536] = Field(
-        96, description="Wells of a plate, to read well numbers; a plate's own format wins"
-    )
-    grid: str | None = Field(
-        None,
-        examples=["8x6"],
-        description="Rows x columns of a plate in place of wells, up to 48x48; a plate's own format wins",
-    )
-    profiles: dict[ProfileName, Modality] = Field(
-        default_factory=dict,
-        examples=[{1: "visible", 2: "uv"}],
-        description="Capture profile (number or name; Rigaku: image type) to visible, uv, shg or unknown",
-    )
-    light: Modality | None = Field(
-        None,
-        examples=["uv"],
-        description="Light of images whose path names none; without it visible, of HWI images unknown",
-    )
-    reservoir_subwells: list[int] = Field(
-        default_factory=list,
-        examples=[[2]],
-        description="Rigaku subwells that hold no drop, such as [2] on three-lens plates; a plate's own reservoir wins",
-    )
-    pattern: str | None = Field(
-        None,
-        examples=[r"(?P<plate>\w+)/(?P<well>[A-H]\d+)\.jpg"],
-        description="Regular expression with named groups, for layout regex",
-    )
-    date_format: str | None = Field(
-        None, examples=["%Y%m%d"], description="strptime format of the group `date`, for layout regex"
-    )
-    timezone: str = Field(
-        "UTC", examples=["Europe/Berlin"], description="Zone of the imager's clock, such as Europe/Berlin"
-    )
-    um_per_px: float | None = Field(
-        None, gt=0, examples=[1.5], description="Size of a pixel of its images in micrometres, for the page's scale bar"
-    )
-    expected_drops: int | None = Field(
-        None,
-        ge=1,
-        examples=[288],
-        description="Drops in one inspection of a plate; without it the quiet period decides",
-    )
-    accept: list[str] = Field(
-        default_factory=list,
-        examples=[["drop_number_lost"]],
-        description="Reasons and warnings of its files that the lab knows of, which are counted and need no person",
-    )
-
-    @field_validator("accept")
-    @classmethod
-    def _known_causes(cls, words: list[str]) -> list[str]:
-        known = sorted((*NOT_UNDERSTOOD, *WarningKind))
-        if unknown := [word for word in words if word not in known]:
-            raise ValueError(
-                f"{unknown[0]!r} is no reason or warning that can be accepted; there are {', '.join(known)}"
-            )
-        return words
-
-    @field_validator("grid")
-    @classmethod
-    def _possible_grid(cls, text: str | None) -> str | None:
-        if text is not None:
-            grid_of(text)
-        return text
-
-    @property
-    def plate_format(self) -> PlateFormat:
-        """The grid of the source's plates."""
-        return PLATE_FORMATS[self.wells] if self.grid is None else grid_of(self.grid)
-
-    @model_validator(mode="after")
-    def _used_by_the_layout(self) -> "SourceSettings":
-        known = frozenset().union(*USED_BY.values())
-        for name in sorted(self.model_fields_set & USED_BY.keys()):
-            if self.layout in known and self.layout not in USED_BY[name]:
-                text = f"layout {self.layout} does not use it; remove it"
-                raise PydanticCustomError("unused", "{text}", {"text": text, "key": (name,)})
-        return self
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ValueError, OSError, KeyError) as error:
-            raise ValueError(f"{name!r} is not a time zone name such as Europe/Berlin") from error
-        return name
-
-
-NAMED: Final[dict[str, type[Section]]] = {"sources": SourceSettings, "notify": NotifySettings}
 """Sections of tables that an operator names."""
 
 T = TypeVar("T")
@@ -587,6 +454,7 @@ class Settings(BaseModel):
     notify: dict[str, NotifySettings] = Field(default_factory=dict)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
+    hosts: dict[str, HostSettings] = Field(default_factory=dict)
 
     @field_validator("sources", "notify")
     @classmethod
@@ -596,6 +464,24 @@ class Settings(BaseModel):
                 text = "write this name with lower-case letters, digits, - and _"
                 raise PydanticCustomError("name", "{text}", {"text": text, "key": (name,)})
         return named
+
+    @field_validator("hosts")
+    @classmethod
+    def _patterns(cls, named: dict[str, HostSettings]) -> dict[str, HostSettings]:
+        for pattern in named:
+            try:
+                hosts.require(pattern)
+            except ValueError as error:
+                raise PydanticCustomError("name", "{text}", {"text": str(error), "key": (pattern,)}) from error
+        return named
+
+    @model_validator(mode="after")
+    def _of_sources_that_there_are(self) -> "Settings":
+        for pattern, host in self.hosts.items():
+            if unknown := sorted(set(host.sources) - set(self.sources)):
+                text, needs = f"there is no source {unknown[0]!r}", ("sources", unknown[0])
+                raise _lacking(("hosts", pattern, "sources", unknown[0]), text, needs)
+        return self
 
     @model_validator(mode="after")
     def _told(self) -> "Settings":

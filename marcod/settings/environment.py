@@ -77,6 +77,15 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**kept, **changes}
 
 
+def batch_task() -> str | None:
+    """Return the name of this process's task in a batch system: Slurm's job and task, or the pod's; else None."""
+    if job := os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID"):
+        array, step = os.environ.get("SLURM_ARRAY_TASK_ID"), os.environ.get("SLURM_PROCID", "0")
+        return f"slurm-{job}" + (f"_{array}" if array else "") + (f".{step}" if step != "0" else "")
+    pod = os.environ.get("POD_NAME")
+    return f"pod-{pod}" if pod else None
+
+
 def watchdog_s() -> float | None:
     """Return the interval in seconds at which systemd expects a sign of life (WatchdogSec), or None."""
     usec = os.environ.get("WATCHDOG_USEC", "")

@@ -1,5 +1,6 @@
 """Examination of a whole configuration: every fault in it, and the settings as far as they are right."""
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Examined:
 
 def examine(file: Path | None, overrides: Mapping[str, Any]) -> Examined:
     """Read and check a whole configuration."""
-    found = layers.read(file, overrides)
+    found = layers.read(file, overrides, socket.gethostname())
     try:
         return Examined(_settings(found.values), tuple(found.faults), found)
     except ValidationError as error:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from marcod.settings import NAMED, Settings
 from marcod.settings.environment import PREFIX
+from marcod.settings.imagers import HostSourceSettings
 from marcod.settings.toml_lines import Key
 
 SECTIONS: Final = tuple(Settings.model_fields)
@@ -112,6 +113,8 @@ def _elsewhere(name: str) -> Key | None:
 
 def words_beside(key: Key) -> str:
     """List the sections, or the keys of a section, that there are where a key is unknown."""
+    if key[0] == "hosts" and len(key) == 5:
+        return f"keys of [{'.'.join(key[:-1])}] are {', '.join(HostSourceSettings.model_fields)}"
     if fields := fields_of(key[0]):
         return f"keys of [{'.'.join(key[:-1])}] are {', '.join(fields)}"
     return f"sections are {', '.join(SECTIONS)}"

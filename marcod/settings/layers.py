@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
-from marcod.settings import NAMED, Settings, keys
+from marcod.settings import NAMED, Settings, hosts, keys
 from marcod.settings.environment import PREFIX
 from marcod.settings.faults import Fault
 from marcod.settings.toml_lines import Key, key_lines
@@ -69,8 +69,8 @@ class Layers:
         return found, next((self.lines[part] for part in around if part in self.lines), None)
 
 
-def read(file: Path | None, overrides: Mapping[str, Any]) -> Layers:
-    """Read every layer, the weakest first."""
+def read(file: Path | None, overrides: Mapping[str, Any], host: str) -> Layers:
+    """Read every layer, the weakest first, as it is for a host."""
     layers = Layers(file)
     if file is not None:
         _read_file(layers, file)
@@ -81,7 +81,25 @@ def read(file: Path | None, overrides: Mapping[str, Any]) -> Layers:
         if name.upper().startswith(PREFIX) and name not in OUTSIDE:
             _read_text(layers, name, text, f"variable {name}")
     layers.put(overrides, "the command line")
+    _put_roots_here(layers, host)
     return layers
+
+
+def _put_roots_here(layers: Layers, host: str) -> None:
+    """Replace the file's roots of sources by those that ``hosts`` has for this one; of several the last counts."""
+    for key in [key for key in layers.places if key[0] == "hosts" and key[2::2] == ("sources", "root")]:
+        _, pattern, _, name, _ = key
+        source, root = _value(layers.values, ("sources", name)), _value(layers.values, key)
+        place = layers.places.get(("sources", name, "root"), str(layers.file))
+        is_here = hosts.is_pattern(pattern) and hosts.matches(pattern, host)
+        if is_here and isinstance(source, dict) and isinstance(root, str) and place == str(layers.file):
+            source["root"] = root
+
+
+def _value(values: object, key: Key) -> object:
+    for name in key:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
 
 
 def flat(values: Mapping[str, Any], above: Key = ()) -> Iterator[Key]:

@@ -8,6 +8,7 @@ believes it configured. What belongs to a model (input size, thresholds) is in i
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -74,7 +75,7 @@ def examine(config: Path | None = None, overrides: Mapping[str, Any] | None = No
 
 def origins(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return where each value of :func:`load` came from, by dotted key; what is at its default is left out."""
-    found = layers.read(config_file(config), overrides or {})
+    found = layers.read(config_file(config), overrides or {}, socket.gethostname())
     folder = f"a credential in {os.environ.get('CREDENTIALS_DIRECTORY')}"
     return {
         ".".join(key): folder if place.startswith(layers.CREDENTIAL) else place for key, place in found.places.items()

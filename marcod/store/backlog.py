@@ -45,6 +45,27 @@ def status(connection: Connection, now: datetime) -> QueueStatus:
     return QueueStatus(int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4])
 
 
+def is_left(connection: Connection, now: datetime, *, max_attempts: int, without: Collection[int] = ()) -> bool:
+    """Tell if a job can be claimed now, or is in the hands of a worker that may die; not of the versions ``without``.
+
+    Jobs that wait for another try do not count.
+    """
+    waits = sa.and_(job.c.available_at <= now, sa.or_(job.c.attempts < max_attempts, job.c.lease.is_(None)))
+    held = sa.and_(job.c.lease.is_not(None), job.c.available_at > now)
+    return any(
+        connection.execute(
+            sa.select(job.c.id)
+            .where(job.c.failed_at.is_(None), found, job.c.model_version_id.not_in(list(without)))
+            .limit(1)
+        ).first()
+        for found in (
+            sa.and_(waits, job.c.priority == queue.NEW),
+            sa.and_(waits, job.c.priority == queue.RESCORE),
+            held,
+        )
+    )
+
+
 def new(connection: Connection) -> int:
     """Count the new images that are scored before anything is scored again; quarantined ones are not."""
     waiting = sa.select(sa.func.count()).select_from(job)

@@ -89,6 +89,19 @@ def _take(
     return connection.execute(statement.returning(campaign_range)).one_or_none()
 
 
+def is_left(connection: Connection, now: datetime, *, without: Collection[int] = ()) -> bool:
+    """Tell if a range can be taken now, or is in the hands of a worker that may die; not of the versions ``without``."""
+    own = campaign_range.c
+    waits = sa.or_(own.available_at.is_(None), own.available_at <= now)
+    found = (
+        sa.select(own.id)
+        .join(campaign, campaign.c.id == own.campaign_id)
+        .where(campaign.c.state == State.RUNNING.value, campaign.c.ended_at.is_(None))
+        .where(campaign.c.model_version_id.not_in(list(without)), sa.or_(waits, own.lease.is_not(None)))
+    )
+    return connection.execute(found.limit(1)).first() is not None
+
+
 def _expand(connection: Connection, taken: Any, of: Any, limit: int) -> tuple[queue.Claim, ...]:
     """Read the next images of a range past its mark that are left to do."""
     place = sa.tuple_(image.c.inspection_id, image.c.id)

@@ -247,6 +247,7 @@ def test_every_key_has_an_example_that_works(key: str, tmp_path: Path) -> None:
     layout = min(USED_BY.get(field, {"xchem"}))
     named = {
         "sources": {"lab": {"root": "/", "layout": layout}, "minstrel": {"root": "/", "layout": "xchem"}},
+        "hosts": {"lab": {}},
         "notify": {"lab": {"to": ["lab@example.org"]}},
         "mail": {"host": "mail.example.org", "security": "tls"},
         "web": {"access": "accounts", "public_url": "https://marcod.example.org"},

@@ -17,7 +17,7 @@ TESTS: Final = Path(__file__).resolve().parents[1]
 ROOTS: Final = (TESTS.parent, TESTS, TESTS / "support")
 HEAVY: Final = frozenset({"tensorflow", "keras"})
 
-FOLDERS: Final = frozenset({"acceptance", "chaos", "notify", "published"})
+FOLDERS: Final = frozenset({"acceptance", "chaos", "cluster", "notify", "published"})
 """Folders of whole installations, servers and downloads."""
 
 _IMPORT: Final = re.compile(r"^(?:from (\S+) import (\([^)]*\)|.*)|import (.*))$", re.MULTILINE)

@@ -31,7 +31,7 @@ _BUNDLE: Final = ("files", "libraries", "folding", "architecture.depths", "archi
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "counts of a data set": tuple(f"{side}.sources" for side in _SIDES),
     "image in a data set's manifest": ("persons",),
-    "marcod config show": ("sources", "sources.*.profiles", "notify"),
+    "marcod config show": ("hosts", "sources", "sources.*.profiles", "notify"),
     "marcod explain": ("", "*.imagers[].counted[].drops", "*.imagers[].modalities"),
     "marcod label import": ("unmapped",),
     "marcod label suspects": ("suspects[].persons",),
@@ -68,7 +68,7 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     "header of a data set's manifest": {"changed": _TEXT},
     "marcod config show": dict.fromkeys(("train.member", "web.public_url", "web.socket"), _TEXT)
     | dict.fromkeys(("web.cells", "web.keys", "web.trusted_proxies"), "what a lab sets by a name of its own")
-    | {"sources.*.um_per_px": "a number, where a lab knows it"},
+    | {"sources.*.um_per_px": "a number, where a lab knows it", "hosts": "tables, where roots differ"},
     "marcod explain": {"*.cut": _TEXT, "*.imagers[].rivals": _TEXT, "*.unreadable": _TEXT}
     | {"*[].inferred": "a grid, where other wells of a plate told it; a path alone does not"},
     "marcod label suspects": {"people[].swaps": "two words, where a person swaps classes"},
