@@ -90,7 +90,7 @@ def _take(
 
 
 def is_left(connection: Connection, now: datetime, *, without: Collection[int] = ()) -> bool:
-    """Tell if a range can be taken now, or is in the hands of a worker that may die; not of the versions ``without``."""
+    """Tell if a range can be taken now or is in the hands of a worker that may die; not of the versions ``without``."""
     own = campaign_range.c
     waits = sa.or_(own.available_at.is_(None), own.available_at <= now)
     found = (

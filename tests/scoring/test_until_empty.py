@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from test_campaign_scores import begin
 from test_leases import Model, real
 from test_score import Lab, photograph
 from waiting import wait_until
@@ -20,7 +21,8 @@ from marcod.database.schema import job
 from marcod.model.registry import Registry
 from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
-from marcod.store import queue
+from marcod.store import queue, ranges
+from marcod.store.versions import Version
 
 IDLE_S = 0.05
 
@@ -125,3 +127,15 @@ def test_what_cannot_be_finished_in_time_is_given_back_and_changes_nothing_later
         thread.join(60)
     assert {len(labels) for labels in lab.scores().values()} == {1}
     assert len(lab.scores()) == 8
+
+
+def test_a_campaign_is_scored_to_its_end(lab: Lab, second: Version) -> None:
+    """A range in the hands of a worker that died is waited for, as its images are."""
+    deliver(lab, *(f"{n}.jpg" for n in range(6)))
+    lab.drain(lab.db.now())
+    begin(lab, second)
+    lab.db.write(ranges.claim, "dead", limit=2, lease_s=1.0, now=lab.db.now())
+    pilot = scorer(lab)
+    assert not pilot.is_done()
+    assert pilot.until_empty(threading.Event()).scored == 6
+    assert pilot.is_done()
