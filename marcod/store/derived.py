@@ -45,8 +45,9 @@ def refresh(
     rows = summaries.existing(connection, held)
     champion = versions.champion(connection)
     # An image that comes back into a version's light, or from another drop, brings its scores with it.
-    speaking = versions.with_rows(connection)
-    made = {*(v.id for v in serving), *drops.scored_by(connection, drop_ids)} & speaking
+    scored = {*(v.id for v in serving), *drops.scored_by(connection, drop_ids)}
+    speaking = _speaking(connection, scored)
+    made = scored & speaking
     wanted = {champion.id, *made, *rows, *drops.existing(connection, drop_ids)}
     # The champion first: it confirms a former champion's hit, which is not notified again.
     for version_id in sorted(wanted, key=lambda v: (v != champion.id, v)):
@@ -54,6 +55,18 @@ def refresh(
         its = held if version_id in made else rows.get(version_id, [])
         loud = version_id in speaking
         _refresh(connection, version, drop_ids if loud else drops.existing_of(connection, drop_ids, version), its, now)
+
+
+def _speaking(connection: Connection, version_ids: set[int]) -> set[int]:
+    """List the versions with rows. Those of these that are silent stay so until the transaction ends.
+
+    For callers that hold the inspections: who makes rows of a version that is about to speak holds them too.
+    """
+    found = versions.with_rows(connection)
+    if version_ids <= found:
+        return found
+    locks.keep_silence(connection)
+    return versions.with_rows(connection)
 
 
 def make_rows(
@@ -84,7 +97,7 @@ def refresh_versions(
     Of a silent version the rows that it has, and no others: where it has none, this asks and writes nothing.
     """
     held = locks.hold(connection, inspections=inspection_ids)
-    speaking = versions.with_rows(connection)
+    speaking = _speaking(connection, {v.id for v in scored})
     wanted = {
         v: (drop_ids, held)
         if v.id in speaking

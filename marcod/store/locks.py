@@ -4,12 +4,16 @@ PostgreSQL alone locks rows; on SQLite one transaction writes at a time.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.rows import parts
 from marcod.database.schema import drop, image, inspection, plate
+
+SILENCE_LOCK: Final = 0x6D61_7263_6F66
+"""PostgreSQL advisory lock of who writes scores of a silent version; a change of aliases holds the number before it."""
 
 
 def hold(
@@ -30,6 +34,22 @@ def hold(
     existing = _hold(connection, inspection, inspections)
     _hold(connection, drop, drops)
     return existing
+
+
+def keep_silence(connection: Connection) -> None:
+    """Let no silent version begin to speak until the transaction ends: its scores are written, and no rows of them.
+
+    For who asks after that which versions are silent. A promotion takes its turn among those who do: it waits for
+    those before it alone, while a lock on the row of the version would let them pass it for ever.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(SILENCE_LOCK)))
+
+
+def break_silence(connection: Connection) -> None:
+    """Wait for those who keep silence, and let nobody keep it until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SILENCE_LOCK)))
 
 
 def hold_more_images(connection: Connection, image_ids: Iterable[int]) -> None:

@@ -20,7 +20,6 @@ from marcod.database.schema import (
     image,
     inspection,
     inspection_summary,
-    model_version,
     plate,
     promotion,
     score,
@@ -87,10 +86,9 @@ def is_silent(connection: Connection, version: Version) -> bool:
 
     Waits for those who write scores of a silent version now, and keeps others from it until the transaction ends.
     """
-    spoke = sa.select(model_version.c.promoted_at).where(model_version.c.id == version.id)
-    # Who inserts a score holds the row of its version, and asks after that if it is silent.
-    if connection.execute(spoke.with_for_update()).scalar_one_or_none() is not None:
+    if versions.speaks(connection, version):
         return False
+    locks.break_silence(connection)
     return connection.execute(sa.select(score.c.id).where(_by(version)).limit(1)).first() is not None
 
 

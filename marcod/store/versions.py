@@ -206,10 +206,7 @@ def speaks(connection: Connection, version: Version) -> bool:
 
 
 def with_rows(connection: Connection) -> set[int]:
-    """List the versions whose derived rows follow what they score: those that speak, and the one that is about to.
-
-    For callers that hold the inspections: who makes rows of a version that is about to speak holds them too.
-    """
+    """List the versions whose derived rows follow what they score: those that speak, and the one that is about to."""
     speaking = sa.select(model_version.c.id).where(model_version.c.promoted_at.is_not(None))
     return set(connection.execute(speaking.union(sa.select(promotion.c.model_version_id))).scalars())
 

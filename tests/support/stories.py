@@ -292,7 +292,7 @@ class Story:
         number = len(self.versions) + 1
         version = factories.register(self.db, version=str(number), crystal_threshold=0.4 + 0.1 * (number % 4))
         self.versions.append(version)
-        self.db.write(lambda c: queue.enqueue_archive(c, version.id, queue.Archive(), 0, self.now))
+        self.db.write(lambda c: queue.enqueue_rescore(c, version.id, self.now))
         for _ in range(4):
             self.claim()
         while self.held:
