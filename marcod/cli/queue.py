@@ -37,6 +37,8 @@ def status(settings: Settings, json_output: bool) -> None:
     if counts.oldest_enqueued_at is not None:
         age_s = (now - counts.oldest_enqueued_at).total_seconds()
         output.echo(f"the oldest waits since {counts.oldest_enqueued_at:%Y-%m-%d %H:%M:%S} UTC ({age_s:.0f} s)")
+    if counts.rescore_left:
+        output.echo(f"{text.count(counts.rescore_left, 'image')} of rescores behind them; see `marcod rescore list`")
     rows = [(w.name, w.roles, w.started_at.strftime("%Y-%m-%d %H:%M"), w.marcod_version) for w in alive]
     if rows:
         listings.show("Workers", ("name", "roles", "since (UTC)", "version"), rows, spare=(("version",),))

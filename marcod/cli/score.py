@@ -106,6 +106,8 @@ def _print(tally: "ScoreTotals", status: backlog.QueueStatus | None, ended: str)
         output.echo(f"{cause}, work is left: the exit code is {WORK_LEFT}")
     if status is not None and status.retrying:
         output.echo(f"{status.retrying} wait for another try; run `marcod score` again later, or `marcod queue failed`")
+    if status is not None and status.rescore_left:
+        output.echo(f"{status.rescore_left} images of rescores are left; `marcod rescore list` says why")
 
 
 @dataclass
@@ -122,7 +124,7 @@ class _Turn:
         """Score, as a worker among others."""
         db, worker = self.ready.db, app.worker_name()
         # A pilot scores for hours what nobody can count beforehand.
-        waiting = None if self.idle_s is not None else db.read(backlog.status, db.now()).waiting
+        waiting = None if self.idle_s is not None else db.read(backlog.status, db.now()).to_score
         with bars.progress("scoring", waiting) as done, present(db, worker, "score"):
             scorer = _scorer(self.settings, self.ready, worker, done)
             with _given_back_in_time(scorer, self.stop):

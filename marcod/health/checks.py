@@ -14,6 +14,7 @@ from marcod.health import snapshot
 from marcod.health.finding import HealthFinding, Severity
 from marcod.health.snapshot import StatusSnapshot
 from marcod.store import versions
+from marcod.store.campaigns import Campaign, State
 from marcod.text import count
 from marcod.watch.status import SourceStatus
 
@@ -50,6 +51,7 @@ CHECKS: Final = {
         HealthCheck("no_schedule", "workers", "schedule", _ATTENTION),
         # An image that could have been scored so long ago has no scorer, or too few.
         HealthCheck("images_wait", "work", "queue", _BROKEN, timedelta(minutes=30)),
+        HealthCheck("rescore_stands", "work", "rescores", _ATTENTION, timedelta(minutes=30)),
         HealthCheck("held_up", "work", "held up", _BROKEN),
         HealthCheck("quarantine", "work", "quarantine", _ATTENTION),
         HealthCheck("images_gone", "work", "gone", _ATTENTION),
@@ -172,6 +174,10 @@ def _queue(seen: StatusSnapshot) -> Iterator[Trouble]:
     if oldest_at is not None and _over("images_wait", oldest_at, now):
         text = f"a new image waits for {age(oldest_at, now)}"
         yield _trouble("images_wait", text, "scoring is too slow or fails, see the log")
+    for one in seen.rescores:
+        if _stands(one, seen):
+            text = f"rescore {one.id} with {one.model} gets no further, {count(one.left, 'image')} left"
+            yield _trouble("rescore_stands", text, "see the log of who scores; `marcod rescore cancel` ends it")
     for held_up in seen.held_up[:MAX_CAUSES]:
         text = f"{count(held_up.images, 'image waits', 'images wait')}: {held_up.error}"
         yield _trouble("held_up", text, "remove the cause; the images are tried again by themselves")
@@ -180,6 +186,13 @@ def _queue(seen: StatusSnapshot) -> Iterator[Trouble]:
     if seen.gone:
         text = f"{count(seen.gone, 'image')} went before anything scored them"
         yield _trouble("images_gone", text, "`marcod queue gone` lists them, `marcod queue accept` accepts that")
+
+
+def _stands(one: Campaign, seen: StatusSnapshot) -> bool:
+    """Tell if somebody scores, nothing new waits, and a rescore of some age has no worker and no score lately."""
+    idle = one.state is State.RUNNING and not one.held and one.images_per_s is None
+    free = "score" in snapshot.roles(seen.workers) and not seen.new.waiting and not seen.rescore.waiting
+    return idle and free and _over("rescore_stands", one.created_at, seen.taken_at)
 
 
 def _outside(seen: StatusSnapshot) -> Iterator[Trouble]:

@@ -141,6 +141,9 @@ def _queue(seen: StatusSnapshot) -> Iterator[Metric]:
     oldest = {kind: jobs.oldest_at for kind, jobs in kinds.items()}
     about = "Since when the longest waiting image could have been scored; none when none waits"
     yield _gauge("queue_oldest_timestamp_seconds", about, oldest, "kind")
+    left = {(str(one.id), one.model, str(one.state)): one.left for one in seen.rescores}
+    about = "Images that a rescore of an archive has to score yet, which are not in the queue"
+    yield _gauge("rescore_left_images", about, left, "rescore", "model", "state")
     yield _gauge("queue_lapsed_jobs", "Waiting images whose worker let its lease run out", seen.lapsed)
     yield _gauge("failed_images", "Images in quarantine", seen.failed)
     yield _gauge("gone_images", "Images whose files went before anything scored them", seen.gone)

@@ -11,7 +11,7 @@ from marcod.database import probe, revisions
 from marcod.database.engine import PERSON, Database
 from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.errors import StoreError
-from marcod.health import checks
+from marcod.health import checks, words
 from marcod.health.checks import Trouble
 from marcod.health.finding import HealthFinding, Severity, first_line, judged
 from marcod.health.snapshot import StatusSnapshot
@@ -139,6 +139,8 @@ def _work_in_order(seen: StatusSnapshot) -> dict[str, str]:
     queue = (
         f"{count(seen.new.waiting, 'new image waits', 'new images wait')}, {seen.rescore.waiting} to be scored again"
     )
+    if left := sum(one.left for one in seen.rescores):
+        queue += f", {left} of rescores"
     if seen.new.oldest_at is not None:
         queue += f", the oldest for {checks.age(seen.new.oldest_at, seen.taken_at)}"
     described = {
@@ -148,6 +150,8 @@ def _work_in_order(seen: StatusSnapshot) -> dict[str, str]:
         "drift": "0 open alarms",
         "notifications": "0 given up",
     }
+    if seen.rescores:
+        described["rescores"] = "; ".join(words.rescore(one, seen.taken_at) for one in seen.rescores)
     return described | ({} if seen.training is None else {"training": f"run {seen.training.id}: {seen.training.state}"})
 
 

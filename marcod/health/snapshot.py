@@ -20,7 +20,7 @@ from marcod.database import workers
 from marcod.database.schema import UtcDateTime, delivery, event, image, job, model_alias, model_version, score, source
 from marcod.drift import days
 from marcod.layouts.findings import SourceFinding
-from marcod.store import backlog, promotions, queue
+from marcod.store import backlog, campaigns, promotions, queue
 from marcod.text import count
 from marcod.training import run_rows
 from marcod.watch import status
@@ -105,6 +105,7 @@ class StatusSnapshot:
     of which sources the latest :data:`QUARANTINED` are. ``gone`` images went before anything scored them.
     ``held_up`` says what images wait for that is not a fault of
     theirs, such as memory or a share that is offline, among the :data:`HELD_UP` jobs due last; most images first.
+    ``rescores`` are the campaigns over archives that have not ended, whose images have no jobs.
     ``coming`` is the version that becomes champion.
     ``last_minute`` counts scores written, to at most :data:`RECENT`. ``sources`` are all that ever delivered;
     ``watched`` those that somebody watches or watched lately.
@@ -116,6 +117,7 @@ class StatusSnapshot:
     taken_at: datetime
     new: Jobs
     rescore: Jobs
+    rescores: tuple[campaigns.Campaign, ...]
     lapsed: int
     failed: int
     quarantined: Mapping[str, int]
@@ -152,6 +154,7 @@ def take_snapshot(connection: Connection, now: datetime) -> StatusSnapshot:
         rescore=Jobs(
             rescore, depth.rescore_leased, max(0, depth.rescore_later - depth.rescore_leased), depth.rescore_oldest
         ),
+        rescores=tuple(campaigns.listed(connection, now)),
         lapsed=depth.lapsed,
         failed=depth.failed,
         quarantined=_quarantined(connection),
@@ -234,8 +237,8 @@ def _quarantined(connection: Connection) -> dict[str, int]:
 
 
 def _held_up(connection: Connection) -> tuple[HeldUp, ...]:
-    """Read errors of jobs that lost no attempt: they were put off for no fault of their images."""
-    found: Counter[str] = Counter()
+    """Read errors of jobs that lost no attempt, and of ranges: put off for no fault of their images."""
+    found: Counter[str] = Counter(campaigns.held_up(connection))
     for priority in (queue.NEW, queue.RESCORE):
         mine = sa.and_(_ALIVE, job.c.priority == priority)
         columns = (job.c.error, job.c.attempts, job.c.lease)

@@ -1,12 +1,13 @@
 """The status in words: facts, sources and workers as rows of text, for every place that shows them."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from marcod.health import checks
 from marcod.health.checks import Trouble, age, ago, is_watched
 from marcod.health.finding import Severity
 from marcod.health.snapshot import Jobs, Outbox, Serving, StatusSnapshot
+from marcod.store.campaigns import Campaign
 from marcod.text import count
 from marcod.training.run_rows import Run
 from marcod.watch.status import SourceStatus
@@ -30,6 +31,7 @@ def facts(seen: StatusSnapshot) -> Iterator[tuple[str, str]]:
     yield "queue", _jobs(seen.new, "new", now)
     if seen.rescore != Jobs(0, 0, 0, None):
         yield "", _jobs(seen.rescore, "to be scored again", now)
+    yield from (("" if number else "rescores", rescore(one, now)) for number, one in enumerate(seen.rescores))
     yield "scores", f"{seen.last_minute:,} in the last minute, the last one {ago(seen.last_scored_at, now)}"
     yield from (
         (alias, _version(v)) for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v
@@ -44,6 +46,14 @@ def facts(seen: StatusSnapshot) -> Iterator[tuple[str, str]]:
     yield from (("notify", f"{target}: {_box(box, now)}") for target, box in seen.outbox.items())
     if seen.untold and seen.outbox:
         yield "", f"{count(seen.untold, 'event')} not handed on yet"
+
+
+def rescore(one: Campaign, now: datetime) -> str:
+    """Describe a rescore of an archive: how far it is, its rate and the time left."""
+    far = f"{one.id} with {one.model} {one.state}, {count(one.left, 'image')} of {one.images:,} left"
+    if one.images_per_s is None or one.left_s is None:
+        return far
+    return f"{far}, {one.images_per_s:,.1f} a second, {age(now - timedelta(seconds=one.left_s), now)} to go"
 
 
 def _jobs(jobs: Jobs, kind: str, now: datetime) -> str:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.schema import image, job, source
-from marcod.store import audit_log, queue
+from marcod.store import audit_log, campaigns, queue
 from marcod.store.selects import IS_COUNTED, count_where
 
 PORTION: Final = 500
@@ -18,13 +18,19 @@ PORTION: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """Counts of jobs by state."""
+    """Counts of jobs by state, and of the images that rescores of archives have to score yet, which have no jobs."""
 
     waiting: int
     leased: int
     retrying: int
     failed: int
     oldest_enqueued_at: datetime | None
+    rescore_left: int = 0
+
+    @property
+    def to_score(self) -> int:
+        """Images that can be scored now, at most."""
+        return self.waiting + self.rescore_left
 
 
 def status(connection: Connection, now: datetime) -> QueueStatus:
@@ -42,7 +48,7 @@ def status(connection: Connection, now: datetime) -> QueueStatus:
             sa.func.min(sa.case((alive, job.c.enqueued_at), else_=None)),
         )
     ).one()
-    return QueueStatus(int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4])
+    return QueueStatus(int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4], campaigns.unfinished(connection))
 
 
 def is_left(connection: Connection, now: datetime, *, max_attempts: int, without: Collection[int] = ()) -> bool:

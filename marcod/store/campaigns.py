@@ -31,7 +31,7 @@ from marcod.database.schema import (
 )
 from marcod.errors import MarcodError, NotFoundError, StoreError
 from marcod.store import audit_log, queue, versions
-from marcod.store.selects import IS_COUNTED
+from marcod.store.selects import IS_COUNTED, count_where
 
 SURVEY_PART: Final = 2_000
 """Inspections that one look counts: half a million images, a second at most."""
@@ -198,18 +198,37 @@ class Campaign:
         return None if not self.images_per_s else self.left / self.images_per_s
 
 
-_SUMS: Final = (
-    sa.select(
-        campaign_range.c.campaign_id,
-        sa.func.sum(campaign_range.c.done).label("done"),
-        sa.func.sum(campaign_range.c.scored).label("scored"),
+def _sums(now: datetime) -> sa.Subquery:
+    """Sum the ranges of each campaign; those are held whose lease lasts."""
+    own = campaign_range.c
+    held = sa.and_(own.lease.is_not(None), own.available_at > now)
+    columns = (
+        own.campaign_id,
+        sa.func.sum(own.done).label("done"),
+        sa.func.sum(own.scored).label("scored"),
         sa.func.count().label("ranges"),
-        sa.func.count(campaign_range.c.lease).label("held"),
-        sa.func.max(campaign_range.c.error).label("error"),
+        count_where(held).label("held"),
+        sa.func.max(own.error).label("error"),
     )
-    .group_by(campaign_range.c.campaign_id)
-    .subquery()
-)
+    return sa.select(*columns).group_by(own.campaign_id).subquery()
+
+
+def held_up(connection: Connection) -> dict[str, int]:
+    """Count by cause the images of ranges that were put off or given back for it, of campaigns that go on."""
+    own = campaign_range.c
+    counted = sa.select(own.error, sa.func.sum(own.images - own.done)).join(campaign, campaign.c.id == own.campaign_id)
+    found = counted.where(own.error.is_not(None), campaign.c.state == State.RUNNING.value).group_by(own.error)
+    return {row[0]: max(1, int(row[1])) for row in connection.execute(found)}
+
+
+def unfinished(connection: Connection) -> int:
+    """Count the images that campaigns have to score yet, at most; also those of paused ones."""
+    own = campaign.c
+    done = sa.select(sa.func.sum(campaign_range.c.done)).where(campaign_range.c.campaign_id == own.id).scalar_subquery()
+    rows = connection.execute(
+        sa.select(own.images - own.done - sa.func.coalesce(done, 0)).where(own.ended_at.is_(None))
+    )
+    return sum(max(1, int(row[0])) for row in rows)
 
 
 def listed(
@@ -217,20 +236,20 @@ def listed(
 ) -> list[Campaign]:
     """List the campaigns that have not ended, with ``every`` all, of one version or all; the oldest first."""
     name = model_version.c.name + ":" + model_version.c.version
-    own = campaign.c
+    own, sums = campaign.c, _sums(now)
 
     def counted(column: str) -> sa.ColumnElement[int]:
-        return own[column] + sa.func.coalesce(_SUMS.c[column], 0)
+        return own[column] + sa.func.coalesce(sums.c[column], 0)
 
     wanted = (
         sa.select(
             own.id, own.model_version_id, name, source.c.name, own.since, own.state, own.actor, own.created_at,
-            own.ended_at, own.images, counted("done"), counted("scored"), sa.func.coalesce(_SUMS.c.ranges, 0),
-            sa.func.coalesce(_SUMS.c.held, 0), _SUMS.c.error,
+            own.ended_at, own.images, counted("done"), counted("scored"), sa.func.coalesce(sums.c.ranges, 0),
+            sa.func.coalesce(sums.c.held, 0), sums.c.error,
         )
         .join(model_version, model_version.c.id == own.model_version_id)
         .outerjoin(source, source.c.id == own.source_id)
-        .outerjoin(_SUMS, _SUMS.c.campaign_id == own.id)
+        .outerjoin(sums, sums.c.campaign_id == own.id)
         .order_by(own.id)
     )  # fmt: skip
     if not every:

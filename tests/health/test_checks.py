@@ -22,6 +22,7 @@ from marcod.health.finding import HealthFinding, Severity
 from marcod.health.prometheus import Monitor
 from marcod.health.snapshot import Coming, HeldUp, Jobs, Outbox, StatusSnapshot, take_snapshot
 from marcod.settings import MetricsSettings, Settings
+from marcod.store import campaigns
 from marcod.watch import status
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -76,6 +77,15 @@ def trained(troubled: StatusSnapshot, **more: object) -> dict[str, object]:
     return {"training": replace(troubled.training, **more)}  # type: ignore[arg-type]
 
 
+def rescore(created_at: datetime) -> campaigns.Campaign:
+    """A rescore that nobody works on."""
+    counts = {"images": 9, "done": 3, "scored": 3, "ranges": 1, "held": 0}
+    state = campaigns.State.RUNNING
+    return campaigns.Campaign(
+        1, "marco:1", None, None, state, "ann", created_at, None, error=None, images_per_s=None, **counts
+    )
+
+
 def changes(troubled: StatusSnapshot) -> dict[str, Callable[[StatusSnapshot], dict[str, object]]]:
     """For every check, the fields of a healthy lab's snapshot that make its trouble."""
     box = Outbox(unsent=1, oldest_at=None, given_up=0)
@@ -88,6 +98,7 @@ def changes(troubled: StatusSnapshot) -> dict[str, Callable[[StatusSnapshot], di
         "no_watcher": roles("score,schedule"),
         "no_schedule": roles("watch,score"),
         "images_wait": lambda _: {"new": Jobs(1, 0, 0, over("images_wait"))},
+        "rescore_stands": lambda _: {"rescores": (rescore(over("rescore_stands")),)},
         "held_up": lambda _: {"held_up": (HeldUp("too little memory", 3),)},
         "quarantine": lambda _: {"failed": 1},
         "images_gone": lambda _: {"gone": 1},

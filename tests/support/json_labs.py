@@ -35,7 +35,7 @@ from marcod.model import bundle, published, registry
 from marcod.model.bundle import BundleRecord, Threshold
 from marcod.model.committee import Committee, Member
 from marcod.model.registry import Registry
-from marcod.store import promotions, serving, versions
+from marcod.store import campaigns, promotions, serving, versions
 from marcod.synthetic import ImagerStyle, PlateSpec, plate_files
 from marcod.training import run_rows, snapshot
 
@@ -417,6 +417,8 @@ def trained(folder: Path) -> Lab:
     with closing(Database(site.url)) as db:
         coming = factories.register(db, name="lab", version="3")
         db.write(lambda c: promotions.begin(c, coming, actor="ann", now=utc()))
+        owed = [campaigns.Owed(1, 1)]
+        db.write(lambda c: campaigns.begin(c, coming.id, campaigns.Archive(), owed, "ann", utc()))
     lab.ask("model", "list")
     lab.ask("model", "show", "lab:3")
     lab.ask("status")
