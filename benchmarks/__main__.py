@@ -48,6 +48,7 @@ ON_REQUEST = (
     "decoders",
     "precisions",
     "promotion",
+    "archive",
 )
 """Too long to be run with the others."""
 
@@ -60,7 +61,13 @@ def main() -> None:
     out, err = Console(width=None if Console().is_terminal else 160), Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="marcod-bench-") as folder:
         kinds = tuple(kind for kind in KINDS if options.database in (None, kind))
-        bench = Bench(Path(folder), quick=options.quick, say=lambda text: err.print(text, style="dim"), kinds=kinds)
+        bench = Bench(
+            Path(folder),
+            quick=options.quick,
+            say=lambda text: err.print(text, style="dim"),
+            kinds=kinds,
+            large=options.large,
+        )
         try:
             facts = machine.facts()
             if options.json:
@@ -77,6 +84,7 @@ def _options() -> argparse.Namespace:
         "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} [default: all], {', '.join(ON_REQUEST)}"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
+    parser.add_argument("--large", action="store_true", help="of archive also ten million images, tens of gigabytes")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--database", choices=KINDS, help=f"of {' and '.join(ON_REQUEST)} [default: both]")
     options = parser.parse_args()

@@ -45,12 +45,19 @@ class Subject:
 class Bench:
     """The surroundings of a run. ``quick`` asks for small sizes, to see that everything works.
 
-    ``kinds`` are the databases of those that are run on request.
+    ``kinds`` are the databases of those that are run on request, ``large`` asks for what takes tens of gigabytes.
     """
 
     def __init__(
-        self, folder: Path, *, quick: bool, say: Callable[[str], None], kinds: tuple[Kind, ...] = KINDS
+        self,
+        folder: Path,
+        *,
+        quick: bool,
+        say: Callable[[str], None],
+        kinds: tuple[Kind, ...] = KINDS,
+        large: bool = False,
     ) -> None:
+        self.large = large
         self.folder = folder
         self.kinds = kinds
         self.quick = quick
