@@ -87,7 +87,7 @@ def survey(
 
     Of a version without scores and jobs nothing is looked up, which takes seconds for ten million images.
     """
-    following = _inspections(archive).where(sa.column("id") > after).order_by(sa.column("id")).limit(limit)
+    following = _inspections(archive).where(inspection.c.id > after).order_by(inspection.c.id).limit(limit)
     ids = [int(number) for number in connection.execute(following).scalars()]
     if not ids:
         return None
