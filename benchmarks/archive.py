@@ -69,7 +69,7 @@ def _ways(bench: Bench) -> Table:
     with bench.subject("PostgreSQL") as subject:
         bench.say(f"filling PostgreSQL with {size.images:,} images")
         history.fill(subject, size)
-        rows.append(_measured(bench, subject, "a job an image, speaking", WORKERS[-1], bench.size(30_000, 1_000)))
+        rows.append(_measured(bench, subject, "a job an image, speaking", WORKERS[-1], bench.size(5_000, 1_000)))
         for workers in WORKERS:
             images = bench.size(60_000, 2_000)
             rows.append(_measured(bench, subject, "a job an image", workers, images))

@@ -90,7 +90,8 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     "marcod setup": dict.fromkeys(
         ("sources[].notes", "surveys[].cut", "surveys[].imagers[].rivals", "surveys[].unreadable"), _TEXT
     ),
-    "marcod status": {"training.reasons": _TEXT},
+    "marcod status": {"training.reasons": _TEXT, "rescores[].images_per_s": "a number, once some were scored"}
+    | dict.fromkeys((f"rescores[].{name}" for name in ("ended_at", "error", "since", "source")), _TEXT),
     "marcod train settle": {"[].error": _TEXT, "[].step": _TEXT},
     "marcod web user list": {"[].seen_at": "a time, once somebody has logged in"},
     "metrics of a calibrated bundle": {"calibration.confidence": "a number, which --confidence gives"},
