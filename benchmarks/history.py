@@ -72,6 +72,7 @@ def fill(subject: Subject, size: Size) -> None:
     former = register(subject.db, "bench", "1")
     for version in (former, subject.champion):
         subject.db.write(partial(serving.promote, version=version, actor="bench", now=utc_now()))
+        serving.advance(subject.db, utc_now)
     subject.db.write(lambda c: _fill(c, subject.source_id, size, former, subject.champion))
     enqueue_newest(subject, size.waiting)
     settle(subject.db)

@@ -81,22 +81,17 @@ def _promotion(connection: Connection, row: Any) -> Promotion:
     )
 
 
-def is_silent(connection: Connection, version: Version) -> bool:
-    """Tell if a version has scores of which rows must be made before it may speak. For callers as of begin.
-
-    Waits for those who write scores of a silent version now, and keeps others from it until the transaction ends.
-    """
-    if versions.speaks(connection, version):
-        return False
-    locks.break_silence(connection)
-    return connection.execute(sa.select(score.c.id).where(_by(version)).limit(1)).first() is not None
-
-
 def begin(connection: Connection, version: Version, *, actor: str, now: datetime) -> None:
-    """Note that a version becomes champion. For callers that hold the champion's alias."""
+    """Note that a silent version becomes champion. For callers that hold the champion's alias.
+
+    Waits for those who write scores of silent versions now; who comes after them makes its rows. Nothing that they may
+    hold is locked after that, so the champion changes in another transaction, also where nothing was scored.
+    """
+    locks.break_silence(connection)
     end, plates = connection.execute(sa.select(sa.func.max(plate.c.id), sa.func.count()).select_from(plate)).one()
+    scored = connection.execute(sa.select(score.c.id).where(_by(version)).limit(1)).first() is not None
+    far = {"last_plate_id": 0 if scored else end or 0, "end_plate_id": end or 0, "done": 0, "plates": plates}
     times = {"begun_at": now, "moved_at": now}
-    far = {"last_plate_id": 0, "end_plate_id": end or 0, "done": 0, "plates": plates}
     values = {"id": _ID, "model_version_id": version.id, "actor": actor, **times, **far}
     connection.execute(sa.insert(promotion).values(values))
 

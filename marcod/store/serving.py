@@ -36,7 +36,7 @@ from marcod.database.schema import (
 from marcod.errors import NotFoundError, StoreError
 from marcod.store import audit_log, campaigns, derived, events, locks, promotions, queue, versions
 from marcod.store.promotions import Promotion
-from marcod.store.selects import WAS_CHAMPION
+from marcod.store.selects import OF_PRESENT_BYTES, WAS_CHAMPION
 from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, lock_version, previous
 
 SKEW: Final = timedelta(hours=1)
@@ -54,9 +54,10 @@ def promote(
 ) -> Version | None:
     """Make a version champion, or note that it becomes champion. Returns the former one.
 
-    It is champion when this transaction ends, unless it has scored in silence: then :func:`advance` has its rows made
-    and changes the champion at the end. Either way it replaces another one that was to become champion, and so does
-    the champion itself. Raises NotFoundError if it was removed.
+    One that was champion before, and the first one of all, is champion when this transaction ends. Of any other one
+    :func:`advance` has the rows made of what it scored in silence, and changes the champion at the end. Either way it
+    replaces another one that was to become champion, and so does the champion itself. Raises NotFoundError if it was
+    removed.
 
     With ``instead_of`` only in the place of that version; raises StoreError when another one is champion meanwhile, or
     somebody wants another to become champion.
@@ -74,7 +75,7 @@ def promote(
     if coming == version:
         return former
     _withdraw(connection, coming, version, actor, now)
-    if former is not None and promotions.is_silent(connection, version):
+    if former is not None and not versions.speaks(connection, version):
         # Its rows are made while it is here.
         lock_version(connection, version.id, version)
         promotions.begin(connection, version, actor=actor, now=now)
@@ -300,8 +301,13 @@ def _publish(connection: Connection, version: Version, now: datetime) -> None:
         other.c.model_version_id == model_version.c.id,
         promoted,
     )
+    # At that inspection: a drop that was known before may have crystals in an image that is new.
     former_looked = sa.exists().where(
-        drop_summary.c.drop_id == hit.c.drop_id, drop_summary.c.model_version_id == model_version.c.id, promoted
+        image.c.drop_id == hit.c.drop_id,
+        image.c.inspection_id == hit.c.inspection_id,
+        OF_PRESENT_BYTES,
+        score.c.model_version_id == model_version.c.id,
+        promoted,
     )
     cause = sa.case((by_former, "confirmed"), (former_looked, "model"), else_="new")
     stands = hit.c.ended_at.is_(None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import random_bundles
 import sqlalchemy as sa
-from factories import record, register_source, rows, sightings, utc
+from factories import promote, record, register_source, rows, sightings, utc
 
 from marcod.database.engine import Database
 from marcod.database.schema import audit, job, model_version
@@ -30,7 +30,7 @@ def lab(db: Database, own: Path) -> Registry:
     """Bundles that are checked whenever they load; random:1 is champion."""
     found = Registry(db, own)
     first = found.register("random", "1", utc())
-    db.write(lambda c: serving.promote(c, first, actor="test", now=utc()))
+    promote(db, first)
     return found
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_serve_does_not_become_champion(lab: Registry, db: Database,
 @on_sqlite
 def test_a_rollback_to_a_damaged_bundle_is_refused(lab: Registry, db: Database, own: Path) -> None:
     second = lab.resolve_registered("random:2", utc())
-    db.write(lambda c: serving.promote(c, second, actor="test", now=utc(1)))
+    promote(db, second, utc(1))
     before = snapshot(db)
     damage(own / "random" / "1")
     with pytest.raises(BundleError, match=r"weights\.npz has changed"):
@@ -139,7 +139,7 @@ def test_the_very_same_bundle_brings_a_removed_version_back(lab: Registry, db: D
     second = lab.resolve_registered("random:2", utc())
     kept = own.parent / "kept"
     shutil.copytree(own / "random" / "2", kept)
-    db.write(lambda c: serving.promote(c, second, actor="test", now=utc(1)))
+    promote(db, second, utc(1))
     record(db, register_source(db), sightings(2))
     finish(db, claimed(db, utc(2)), second)
     lab.rollback(actor="test", now=utc(3))

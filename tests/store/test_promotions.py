@@ -41,7 +41,7 @@ from marcod.database.schema import (
 )
 from marcod.domain import DropClass
 from marcod.errors import StoreError
-from marcod.store import derived, promotions, queue, results, serving, summaries, versions, votes
+from marcod.store import derived, locks, promotions, queue, results, serving, summaries, versions, votes
 from marcod.store.versions import Version
 
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
@@ -167,6 +167,20 @@ def test_hits_are_notified_at_the_end_and_each_once(db: Database, champion: Vers
     end(db)
     found = rows(db, sa.select(hit.c.cause, hit.c.found_at).where(hit.c.model_version_id == silent.id))
     assert set(map(tuple, found)) == {("model", utc(20))}, "the champion had seen the images"
+
+
+def test_crystals_in_a_new_image_that_the_champion_had_not_scored_yet_are_notified(
+    db: Database, source_id: int, champion: Version, silent: Version
+) -> None:
+    begin(db, silent)
+    record(db, source_id, sightings(WELLS, plate="A", inspection="2"), utc(12))
+    in_hand = claimed(db, utc(12))
+    finish(db, claimed(db, utc(12)), silent, utc(13), scores=lambda c: CRYSTALS if "A02" in c.path else CLEAR)
+    end(db)
+    (told,) = rows(db, sa.select(event.c.detail).where(event.c.kind == "hits"))
+    assert [well["well"] for well in told.detail["wells"]] == ["A02"]
+    finish(db, in_hand, champion, utc(30), scores=lambda c: CRYSTALS if "A02" in c.path else CLEAR)
+    assert len(rows(db, sa.select(event.c.id).where(event.c.kind == "hits"))) == 1
 
 
 def test_what_the_former_champion_completed_is_complete_at_once(
@@ -350,6 +364,37 @@ def test_a_promotion_waits_for_scores_that_are_being_written(
         results.finish(connection, lease.token, second, scored, [], now=utc(3), retry_s=1, max_attempts=1)
 
     while_held(db, write, lambda: promote(db, second, utc(10)))
+    assert rows_of(db, second) == [5, 5 * WELLS, 5]
+    assert faults(db) == []
+
+
+@on_postgres
+def test_who_comes_after_a_promotion_waits_for_it(
+    db: Database, source_id: int, champion: Version, files: list[Sighting]
+) -> None:
+    """A stream of workers that score in silence would else pass it for ever, while it holds up every delivery."""
+    second = register(db, version="2")
+    db.write(queue.enqueue_rescore, second.id, utc(1))
+    lease = claimed(db, utc(2))
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+
+    def waits(count: int) -> None:
+        wait_until(lambda: rows(db, sa.text(waiting))[0][0] >= count, f"{count} who wait")
+
+    with ThreadPoolExecutor(2) as pool:
+
+        def work(connection: sa.Connection) -> tuple[Any, Any]:
+            locks.keep_silence(connection)
+            promoting = pool.submit(begin, db, second)
+            waits(1)
+            scoring = pool.submit(finish, db, lease, second, utc(3), scores=bright)
+            waits(2)
+            return promoting, scoring
+
+        promoting, scoring = db.write(work)
+        assert promoting.result(60) == champion
+        assert scoring.result(60).scored == 5 * WELLS
+    end(db)
     assert rows_of(db, second) == [5, 5 * WELLS, 5]
     assert faults(db) == []
 

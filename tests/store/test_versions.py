@@ -23,6 +23,14 @@ from marcod.store.versions import Version
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 
 
+def spoken(db: Database, champion: Version, number: str) -> Version:
+    """A version that was champion once, so that its promotion is one transaction."""
+    version = register(db, version=number)
+    promote(db, version)
+    promote(db, champion)
+    return version
+
+
 def jobs(db: Database) -> list[tuple[int, int, int]]:
     """Image, version and priority of every job."""
     found = rows(
@@ -91,7 +99,7 @@ def test_promotions_are_written_down(db: Database) -> None:
 
 def test_a_failed_promotion_leaves_everything(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(3))
-    newer = register(db, version="2")
+    newer = spoken(db, champion, "2")
     before = [rows(db, sa.select(table)) for table in (job, model_alias, audit)]
 
     def halfway(connection: sa.Connection) -> None:
@@ -229,7 +237,7 @@ def test_a_promotion_holds_the_jobs_of_both_versions_by_id(db: Database, source_
 def test_recording_waits_for_a_promotion_and_queues_for_the_winner(
     db: Database, source_id: int, champion: Version
 ) -> None:
-    newer = register(db, version="2")
+    newer = spoken(db, champion, "2")
     done = _while_held(
         db,
         lambda c: serving.promote(c, newer, actor="test", now=utc(1)),
@@ -270,7 +278,7 @@ def test_a_promotion_that_waits_for_a_job_holds_no_inspection(db: Database, sour
 
 @on_postgres
 def test_two_promotions_follow_one_another(db: Database, source_id: int, champion: Version) -> None:
-    two, three = register(db, version="2"), register(db, version="3")
+    two, three = spoken(db, champion, "2"), register(db, version="3")
     record(db, source_id, sightings(4))
     former = _while_held(
         db, lambda c: serving.promote(c, two, actor="test", now=utc(1)), lambda: promote(db, three, utc(2))

@@ -17,7 +17,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import image
 from marcod.model import bundle
 from marcod.model.registry import SHIPPED, shipped_folder
-from marcod.store import results, serving
+from marcod.store import results
 
 one_database = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 SECRET = b"root:x:0:0"
@@ -238,7 +238,7 @@ def test_a_heat_map_is_drawn_once_by_the_model_that_is_shown(
     name, version = SHIPPED
     record = bundle.read(shipped_folder() / name / version)
     shipped = register(share.db, name=name, version=version, digest=record.digest)
-    share.db.write(lambda c: serving.promote(c, shipped, actor="test", now=utc(hours=1)))
+    promote(share.db, shipped, utc(hours=1))
     drawn = client.get(address(1, "heat"))
     assert (drawn.status_code, drawn.headers["Cache-Control"]) == (200, "private, no-cache")
     assert size_of(drawn.content) == (1024, 788)
