@@ -251,6 +251,28 @@ def test_rescore_chooses_among_plates_sources_and_times(archive: Site) -> None:
 
 
 @on_sqlite
+def test_a_rescore_is_listed_paused_resumed_and_cancelled(archive: Site) -> None:
+    assert "no archive is being scored again" in archive.ok("rescore", "list")
+    said = archive.ok("rescore", "--all", "--model", "random:2", "--no-wait")
+    assert "it is rescore 1; `marcod rescore list` shows how far it is" in said
+    assert "6 images of rescores" in archive.ok("queue", "status")
+    (shown,) = json.loads(archive.ok("rescore", "list", "--json"))
+    assert (shown["id"], shown["model"], shown["state"], shown["left"]) == (1, "random:2", "running", 6)
+    archive.ok("rescore", "pause", "1")
+    waits = archive.call("rescore", "--all", "--model", "random:2")
+    assert (waits.exit_code, "rescore 1 is paused" in waits.stderr) == (1, True)
+    assert archive.count("score") == 6
+    assert "1 with random:2 paused, 6 images of 6 left" in archive.call("status").stdout
+    archive.ok("rescore", "resume", "1")
+    archive.ok("rescore", "cancel", "1")
+    assert "rescore 1 is cancelled already" in archive.call("rescore", "resume", "1").stderr
+    assert "there is no rescore 7" in archive.call("rescore", "pause", "7").stderr
+    assert archive.call("rescore", "--all", "cancel", "1").exit_code == 2
+    assert [row["state"] for row in json.loads(archive.ok("rescore", "list", "--every", "--json"))] == ["cancelled"]
+    assert "cancelled" in archive.ok("rescore", "list", "--every")
+
+
+@on_sqlite
 def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: Site) -> None:
     """Somebody else seems to score, so it waits; nobody really does."""
     db = Database(archive.url)

@@ -1,8 +1,12 @@
 """Archives that are scored again in ranges: every image once, whoever dies, whatever changes meanwhile."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +39,7 @@ from marcod.store.ranges import RangeLease
 from marcod.store.versions import Version
 
 ALL = Archive()
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
 @pytest.fixture
@@ -156,6 +161,28 @@ def test_a_worker_that_dies_loses_what_it_held_and_another_goes_on_from_the_mark
     assert work_off(db, second, later) == 4
     assert set(scored(db, second).values()) == {1}
     assert only(db).state is State.FINISHED
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_in_the_middle_of_a_range_costs_no_image(
+    db: Database, db_url: str, archive: dict[str, int], second: Version
+) -> None:
+    begin(db, second)
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(SUPPORT / "range_process.py"), db_url, str(second.id), utc(days=5).isoformat()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=here) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"two of four are written\n"
+        process.kill()
+    assert len(scored(db, second)) == 2
+    assert {c.path[0] for c in taken(db, utc(1, days=5), 4).claims} == {"B"}
+    later = utc(2 * LEASE_S, days=5)
+    again = taken(db, later, 4)
+    assert [c.path[:3] for c in again.claims] == ["A/2", "A/2"]
+    write(db, again, second, later)
+    assert work_off(db, second, later) == 8
+    assert set(scored(db, second).values()) == {1}
+    assert (only(db).state, only(db).scored) == (State.FINISHED, 12)
 
 
 def test_a_campaign_is_of_what_was_asked_for(db: Database, archive: dict[str, int], second: Version) -> None:
