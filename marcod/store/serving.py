@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import Database, insert
+from marcod.database.rows import parts
 from marcod.database.schema import (
     drift_alarm,
     drift_day,
@@ -272,7 +273,8 @@ def _set_champion(
         plate_ids = _plates_to_do(connection, former, version)
         locks.hold(connection, plates=plate_ids)
         failed = queue.transfer_new(connection, former.id, version.id, now)
-        queue.enqueue_rescore(connection, version.id, now, plate_ids)
+        for some in parts(plate_ids):
+            queue.enqueue_rescore(connection, version.id, now, some)
         if since is not None:
             queue.enqueue_rescore(connection, version.id, now, since=since)
         _forget_failures(connection, former, failed, now)
