@@ -113,8 +113,10 @@ def _completions(version_id: int) -> sa.Select[Any]:
         other.c.inspection_id == mine.c.inspection_id,
         other.c.model_version_id != mine.c.model_version_id,
         other.c.complete,
-        other.c.last_image_at == mine.c.last_image_at,
+        # A later one, where the last image is gone or turned out to show another inspection.
+        other.c.last_image_at >= mine.c.last_image_at,
         its_version.c.id == other.c.model_version_id,
+        its_version.c.modality == model_version.c.modality,
         its_version.c.promoted_at.is_not(None),
     )
     columns = (*_PLACE, *(mine.c[name] for name in _COUNTS), mine.c.best_wells, mine.c.last_image_at)
