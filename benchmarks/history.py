@@ -4,6 +4,8 @@ Every image but the newest ones has a score of the champion, and the oldest ones
 every inspection and every drop has its summary, every tenth drop is a hit. The newest images wait to be scored.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -93,6 +95,48 @@ def _fill(connection: Connection, source_id: int, size: Size, former: Version, c
         _many(connection, inspection_summary, -(-images // size.an_inspection), _summary(version.id, size))
         _many(connection, drop_summary, plates * size.an_inspection, _life(version.id, size))
         _many(connection, hit, plates * size.an_inspection // _HIT_EVERY, _hit(version.id, size))
+
+
+def fill_bare(subject: Subject, size: Size) -> None:
+    """Fill an empty PostgreSQL with plates, inspections, images and the champion's scores alone, as fast as it can."""
+
+    def work(connection: Connection) -> None:
+        _trust(connection)
+        connection.execute(sa.text("set local maintenance_work_mem = '1GB'"))
+        _many(connection, plate, size.plates, _plate(subject.source_id))
+        _many(connection, inspection, size.inspections, _inspection())
+        with _indexed_afterwards(connection, image):
+            _many(connection, image, size.images, _image(subject.source_id, size.images, size))
+        with _indexed_afterwards(connection, score):
+            _many(connection, score, size.images, _score(subject.champion.id, size))
+
+    subject.db.write(work)
+    settle(subject.db)
+
+
+@contextmanager
+def _indexed_afterwards(connection: Connection, table: sa.Table) -> Iterator[None]:
+    """Drop the indexes of a table, but that of its key, and make them again at the end."""
+    given = {"name": table.name}
+    unique = sa.text(
+        "select conname, pg_get_constraintdef(oid) from pg_constraint"
+        " where conrelid = cast(:name as regclass) and contype = 'u'"
+    )
+    plain = sa.text(
+        "select indexname, indexdef from pg_indexes"
+        " where tablename = :name and indexname not in (select conname from pg_constraint)"
+    )
+    constraints = connection.execute(unique, given).all()
+    indexes = connection.execute(plain, given).all()
+    for name, _ in constraints:
+        connection.execute(sa.text(f"alter table {table.name} drop constraint {name}"))
+    for name, _ in indexes:
+        connection.execute(sa.text(f"drop index {name}"))
+    yield
+    for name, definition in constraints:
+        connection.execute(sa.text(f"alter table {table.name} add constraint {name} {definition}"))
+    for _, definition in indexes:
+        connection.execute(sa.text(definition))
 
 
 def score_all(subject: Subject, version: Version, size: Size) -> None:

@@ -4,7 +4,7 @@ A campaign is made from what :func:`survey` counts, in some hundred rows for a m
 see ``ranges``; people pause, resume and cancel it. A range that ended is added to its campaign and is gone, so that no
 table grows by an archive that was scored.
 
-Lock order: ranges by id, then their campaign; both after images and jobs.
+Lock order: a campaign comes last, after its ranges; who holds its row waits for nothing more.
 """
 
 from collections.abc import Collection, Iterable, Sequence
