@@ -13,7 +13,7 @@ demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered pl
 	$(BIN)/marcod demo --models $(VENV)/models
 
 test: $(VENV)/test.stamp  ## run the test suite, with the published MARCO, on SQLite and PostgreSQL, two files at a time
-	$(BIN)/pytest -m "not story and not web and not cluster" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not story and not web and not cluster and not processes" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/test.stamp  ## run in under a minute what needs neither PostgreSQL nor TensorFlow nor a whole installation
 	$(BIN)/pytest --fast -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -33,7 +33,7 @@ test-light: wheel  ## run what concerns scoring where marcod-light is installed,
 	$(VENV)/light/bin/pip install --quiet "$$(ls dist/marcod_light-*.whl)[test]"
 	$(VENV)/light/bin/pip install --quiet --no-deps --force-reinstall dist/marcod_light-*.whl
 	! $(VENV)/light/bin/python -c "import tensorflow" 2>/dev/null
-	$(VENV)/light/bin/pytest --light -m "not story and not web and not cluster" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	$(VENV)/light/bin/pytest --light -m "not story and not web and not cluster and not processes" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 		tests/scoring tests/model tests/cli tests/acceptance tests/health tests/service tests/drift tests/review
 
 test-web: $(VENV)/web.stamp  ## run people with a real browser before the page; needs Debian's chromium, or MARCOD_CHROMIUM

@@ -2,11 +2,14 @@
 
 A class's docstring is its message when none is given. The command line prints the message as one line
 and exits with ``exit_code``: 1 for something that failed, 2 for a wrong invocation or configuration. It exits with 0
-when all is well, and with 3 when the work was done but something was left for people to look at.
+when all is well, with 3 when the work was done but something was left for people to look at, and with 75 (EX_TEMPFAIL)
+when nothing is wrong and the same call goes on with the work, so that a scheduler may make it again.
 """
 
 import errno
 from typing import ClassVar, Final
+
+TRY_AGAIN: Final = 75
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Error numbers of a full disk, for everybody or for this user."""

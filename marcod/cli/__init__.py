@@ -20,6 +20,7 @@ from marcod.errors import MarcodError, is_full, os_reason, what_is_left_out
 
 COMMANDS: Final = {
     "config": "Show and check the configuration.",
+    "dataset": "Pack the labelled images for training, so that it reads them from a few large files.",
     "db": "Check, upgrade, copy and thin the database, and make its roles.",
     "demo": "Let rendered plates of three imagers arrive, score them with the real daemon, and show the results.",
     "doctor": "Examine configuration, database, sources, models, device, clock, disks and limits; changes nothing.",

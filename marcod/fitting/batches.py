@@ -23,10 +23,13 @@ from marcod import images
 from marcod.errors import ImageError, MarcodError
 from marcod.fitting.recipes import Augmentation
 from marcod.model import preprocess
+from marcod.model.backend import Share
 from marcod.model.preprocess import Preprocessing
 
 KEPT_SHARE: Final = 1.6
 """Side of a kept image over the network's, so that a patch of it still has the detail the network sees."""
+
+WHOLE: Final = Share()
 
 Pixels = NDArray[np.uint8]
 ReadPixels = Callable[[NDArray[np.int64], int], Pixels]
@@ -67,18 +70,20 @@ def kept(
     threads: int,
     done: Callable[[int], None] = lambda count: None,
     stopped: Callable[[], bool] = lambda: False,
+    packed: Callable[[int], Pixels | None] = lambda index: None,
 ) -> tuple[Pixels, dict[int, str]]:
     """Keep image files, prepared as ``how`` says, as a memory-mapped file at ``place``.
 
-    Returns uint8 [n, size, size, 3] and what could not be read, by index; those rows are black. What a killed run left
-    whole is used again. Raises InterruptedError when ``stopped``.
+    What ``packed`` returns for an index is taken instead of the file. Returns uint8 [n, size, size, 3] and what could
+    not be read, by index; those rows are black. What a killed run left whole is used again. Raises InterruptedError
+    when ``stopped``.
     """
     shape, failures = (len(files), how.size, how.size, 3), place.with_suffix(".failures")
     if not place.exists():
         _require_room(place.parent, int(np.prod(shape)))
         unfinished = place.with_suffix(".part")
         pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-        wrong = _fill(pixels, files, how, threads, done, stopped)
+        wrong = _fill(pixels, files, how, threads, done, stopped, packed)
         pixels.flush()
         del pixels
         failures.write_text("".join(f"{i}\t{text}\n" for i, text in wrong.items()), encoding="utf-8")
@@ -114,10 +119,12 @@ def _fill(
     threads: int,
     done: Callable[[int], None],
     stopped: Callable[[], bool],
+    packed: Callable[[int], Pixels | None],
 ) -> dict[int, str]:
     def one(index: int) -> str | None:
         try:
-            pixels[index] = np.rint((preprocess.read(images.read(files[index]), how) + 1) * 127.5)
+            found = packed(index)
+            pixels[index] = as_kept(images.read(files[index]), how) if found is None else found
         except ImageError as error:
             return str(error)
         except OSError as error:
@@ -134,6 +141,11 @@ def _fill(
                 wrong[index] = problem.replace("\n", " ")
             done(index + 1)
     return wrong
+
+
+def as_kept(data: bytes, how: Preprocessing) -> Pixels:
+    """Return the pixels of an image file as they are kept. Raises ImageError."""
+    return np.asarray(np.rint((preprocess.read(data, how) + 1) * 127.5), np.uint8)
 
 
 def shrunk(rgb: Pixels, side: int) -> Pixels:
@@ -178,10 +190,12 @@ def batches(
     seed: int,
     epoch: int,
     skip: int = 0,
+    share: Share = WHOLE,
 ) -> tuple[Any, int]:
     """Return the rest of an epoch's batches after ``skip`` of them, and their number.
 
-    Of each batch: images float32 [b, size, size, 3] in -1..1, soft labels and weights, both once for every head.
+    Of each batch, or of this process's ``share`` of it, which is changed as in the whole: images float32
+    [b, size, size, 3] in -1..1, soft labels and weights, both once for every head.
     """
     count = max(1, len(images) // batch_size)
     order, counts = _drawn(images, count * batch_size, seed, epoch)
@@ -190,6 +204,7 @@ def batches(
 
     def read(step: Any) -> tuple[Pixels, NDArray[np.float32], NDArray[np.float32]]:
         chosen = order[int(step) * batch_size : (int(step) + 1) * batch_size]
+        chosen = chosen[share.part(len(chosen))]
         return images.rows(chosen, epoch_seed), images.targets[chosen], counts[chosen]
 
     def batch(step: Any) -> Any:
@@ -197,7 +212,7 @@ def batches(
         pixels.set_shape([None, None, None, 3])
         targets.set_shape([None, images.targets.shape[1]])
         weights.set_shape([None])
-        x = augment(pixels, augmentation, size, tf.stack([tf.cast(epoch_seed, tf.int64), step]))
+        x = augment(pixels, augmentation, size, tf.stack([tf.cast(epoch_seed, tf.int64), step]), share)
         return (x, targets, weights) if heads == 1 else (x, (targets,) * heads, (weights,) * heads)
 
     made = numbered.map(
@@ -215,13 +230,17 @@ def _drawn(images: Images, size: int, seed: int, epoch: int) -> tuple[NDArray[np
     return rng.choice(len(images), size, p=chance), np.ones(len(images), np.float32)
 
 
-def augment(images: Any, how: Augmentation, size: int, seed: Any) -> Any:
-    """Augment a batch, uint8 [b, side, side, 3] to float32 [b, size, size, 3] in -1..1: patch, flips, turns, colour."""
+def augment(images: Any, how: Augmentation, size: int, seed: Any, share: Share = WHOLE) -> Any:
+    """Augment a batch, uint8 [b, side, side, 3] to float32 [b, size, size, 3] in -1..1: patch, flips, turns, colour.
+
+    ``images`` are a share of it, and are changed as they would be in the whole.
+    """
     count = tf.shape(images)[0]
     seeds = iter(tf.unstack(tf.random.split(seed, 12)))
 
     def draw(low: float, high: float, *shape: int) -> Any:
-        return tf.random.stateless_uniform([count, *shape], next(seeds), low, high)
+        whole = tf.random.stateless_uniform([count * share.of, *shape], next(seeds), low, high)
+        return whole[share.number * count : (share.number + 1) * count]
 
     patch = (1.0, 1.0) if how.patch is None else how.patch
     boxes = _boxes(draw, patch)

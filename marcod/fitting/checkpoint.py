@@ -3,6 +3,7 @@
 The file is an ``.npz`` without pickles that is replaced in one step, so that it is always whole.
 """
 
+import hashlib
 import json
 import struct
 import zipfile
@@ -61,6 +62,14 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with unfinished.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
     files.put_in_place(unfinished, path)
+
+
+def digest(weights: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of weights, which two processes have in common if they have the same to the last bit."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode() + b"\x00" + np.ascontiguousarray(weights[name]).tobytes())
+    return found.hexdigest()
 
 
 def load(path: Path) -> TrainingState | None:

@@ -5,8 +5,10 @@ Guarantees:
 * A training killed at any point resumes from its last checkpoint with the batches it would have had.
 * The result is the running average of the weights.
 * The progress of the loss is kept.
+* Several processes that joined train as one would with their batches together; the first alone writes.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod.domain import CLASSES, CRYSTALS
-from marcod.errors import MarcodError
+from marcod.errors import TRY_AGAIN, MarcodError
 from marcod.evaluate import metrics
 from marcod.fitting import checkpoint
 from marcod.fitting.batches import Images, batches
@@ -35,6 +37,12 @@ SAVE_EVERY_S: Final = 120.0
 
 class StoppedError(Exception):
     """The stop event was set; the checkpoint holds what was done so far."""
+
+
+class LostProcessError(MarcodError):
+    """Another process of the training is gone; the next `marcod retrain` goes on from the checkpoint."""
+
+    exit_code = TRY_AGAIN
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def fit(
     """Train from ``weights``, or from random ones, as the recipe says.
 
     ``precision`` is a Keras dtype policy. Raises :class:`StoppedError` when the options's event was set, BundleError
-    when weights and architecture do not fit, MarcodError for a damaged checkpoint.
+    when weights and architecture do not fit, MarcodError for a damaged checkpoint, and :class:`LostProcessError`.
     """
     keras.utils.set_random_seed(seed)
     with backend.dtype_policy(precision), backend.data_parallel():
@@ -91,7 +99,12 @@ def fit(
             # Weights may lack the auxiliary head; the model keeps its own.
             own = {n: v for n, v in network.variables(training.model).items() if is_auxiliary(n)}
             network.set_variables(training.model, {**own, **weights})
-        return training.run()
+        try:
+            return training.run()
+        except Exception as error:
+            if backend.is_lost_process(error):
+                raise LostProcessError from error
+            raise
 
 
 class Training:
@@ -110,9 +123,22 @@ class Training:
         self._recipe, self._images, self._seed = recipe, images, seed
         self._validation, self._options = validation, options or FitOptions()
         self._size, self._heads = architecture.input_size, 2 if recipe.auxiliary else 1
+        self._share = backend.share()
+        self._writes = self._share.number == 0
+        if recipe.batch_size % self._share.of:
+            raise MarcodError(
+                f"a batch of {recipe.batch_size} images cannot be shared out evenly among {self._share.of} processes; "
+                "choose train.batch_size or the number of processes so that it can"
+            )
         self.steps = max(1, len(images) // recipe.batch_size)
         self.model = network.build(architecture, auxiliary=recipe.auxiliary > 0)
         self._compile()
+        self._judge = self.model
+        if self._share.of > 1:
+            # What only one process looks at must not wait for the others.
+            with backend.alone():
+                self._judge = network.build(architecture, auxiliary=recipe.auxiliary > 0)
+                self._judge.compile(jit_compile=True)
         self.average: Weights = {}
         self._best: Weights = {}
         self._best_loss: float | None = None
@@ -137,6 +163,7 @@ class Training:
     def run(self) -> Fitted:
         """Train all remaining epochs."""
         epoch, step = self._restore()
+        self._require_same_start(epoch, step)
         while epoch < self._recipe.epochs and not self._patience_is_over():
             self._epoch(epoch, step)
             epoch, step = epoch + 1, 0
@@ -157,8 +184,19 @@ class Training:
         self._best_loss, self._curve = state.best_loss, list(state.curve)
         return state.epoch, state.step
 
+    def _require_same_start(self, epoch: int, step: int) -> None:
+        """Raise MarcodError where this process would begin elsewhere than the first one."""
+        if self._share.of == 1:
+            return
+        mine = f"{epoch}, {step}, {checkpoint.digest(network.variables(self.model))}"
+        if backend.agreed(mine) != mine:
+            raise MarcodError(
+                f"process {self._share.number} read another checkpoint than process 0; "
+                "train.folder must be one folder for all of them"
+            )
+
     def _save(self, epoch: int, step: int) -> None:
-        if self._options.place is None:
+        if self._options.place is None or not self._writes:
             return
         optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
         now = network.variables(self.model)
@@ -176,6 +214,7 @@ class Training:
         data, left = batches(
             self._images, self._recipe.augmentation, self._size,
             batch_size=self._recipe.batch_size, heads=self._heads, seed=self._seed, epoch=epoch, skip=skip,
+            share=self._share,
         )  # fmt: skip
         start, losses = time.perf_counter(), _Losses(self, epoch, skip)
         if left:
@@ -191,25 +230,30 @@ class Training:
         point["rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._curve.append(point | self._validate())
         self._options.progress(_words(self._curve[-1]), (epoch + 1) * self.steps, self._recipe.epochs * self.steps)
-        if self._options.tensorboard is not None:
+        if self._options.tensorboard is not None and self._writes:
             _log_scalars(self._options.tensorboard, epoch + 1, self._curve[-1])
 
     def _validate(self) -> dict[str, float]:
         """Measure the averaged weights on validation images, and keep the best."""
         if self._validation is None:
             return {}
-        now = network.variables(self.model)
-        network.set_variables(self.model, self.average)
-        found = measured(self._logits(), self._validation)
-        network.set_variables(self.model, now)
+        found: dict[str, float] = json.loads(backend.agreed(json.dumps(self._measure() if self._writes else {})))
         if self._best_loss is None or found["validation_loss"] < self._best_loss:
             self._best_loss, self._best = found["validation_loss"], self.average
         return found
 
-    def _logits(self) -> NDArray[np.float32]:
+    def _measure(self) -> dict[str, float]:
         assert self._validation is not None
-        images, size = self._validation.images, self._recipe.batch_size
-        parts = [self.model.predict_on_batch(images[i : i + size]) for i in range(0, len(images), size)]
+        now = network.variables(self._judge)
+        with backend.alone():
+            network.set_variables(self._judge, self.average)
+            found = measured(self._logits(self._validation.images), self._validation)
+            network.set_variables(self._judge, now)
+        return found
+
+    def _logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        size = self._recipe.batch_size
+        parts = [self._judge.predict_on_batch(images[i : i + size]) for i in range(0, len(images), size)]
         return np.concatenate([part[0] if self._heads == 2 else part for part in parts])
 
     def after_step(self, epoch: int, step: int) -> None:

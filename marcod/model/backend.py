@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from shutil import which
 from typing import Any, Final
@@ -262,7 +263,10 @@ def half_precision() -> str:
 
 @contextmanager
 def data_parallel() -> Iterator[int]:
-    """Build and train a model on all devices of this host, each with its part of a batch; yield their number."""
+    """Build and train a model on all devices, each with its part of a batch; yield their number.
+
+    They are this host's, and with :func:`join` those of all processes. Then each process feeds its own part.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -275,10 +279,88 @@ def data_parallel() -> Iterator[int]:
             yield len(devices)
         return
     devices = keras.distribution.list_devices()
-    before = keras.distribution.distribution()
-    if len(devices) > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    try:
+    if len(devices) < 2:
+        yield 1
+        return
+    with keras.distribution.DataParallel(devices=devices, auto_shard_dataset=share().of == 1).scope():
         yield len(devices)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Part of every batch that this process takes: process ``number`` of so many, from 0."""
+
+    number: int = 0
+    of: int = 1
+
+    def part(self, size: int) -> slice:
+        """Return which rows of ``size`` are this process's; what cannot be shared out evenly is nobody's."""
+        rows = size // self.of
+        return slice(self.number * rows, (self.number + 1) * rows)
+
+
+def join(address: str, mine: Share) -> None:
+    """Join other processes, of one device each, to train with JAX as one; the first one listens at ``address``.
+
+    To be called before anything is calculated. A process that is lost ends all others.
+    """
+    import jax
+    import tensorflow as tf
+
+    # TensorFlow only reads images here.
+    tf.config.set_visible_devices([], "GPU")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    keras.distribution.initialize(address, mine.of, mine.number)
+
+
+def leave() -> None:
+    """Leave the others, once all of them are done."""
+    import jax
+
+    jax.distributed.shutdown()
+
+
+def share() -> Share:
+    """Return this process's part of every batch: all of it, unless it joined others."""
+    if keras.backend.backend() != "jax":
+        return Share()
+    import jax
+
+    return Share(jax.process_index(), jax.process_count())
+
+
+def agreed(text: str) -> str:
+    """Return the first process's text in all of them, at most :data:`_LONGEST` bytes; each waits for all others."""
+    if share().of == 1:
+        return text
+    from jax.experimental import multihost_utils
+
+    given = np.frombuffer(text.encode().ljust(_LONGEST), np.uint8)
+    with alone():
+        return bytes(np.asarray(multihost_utils.broadcast_one_to_all(given))).rstrip().decode()
+
+
+_LONGEST: Final = 4096
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Build and run a model on this process's own device, whatever others do."""
+    if share().of == 1:
+        yield
+        return
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
     finally:
         keras.distribution.set_distribution(before)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Return True for what a step raises when another process is gone; the device's own lack of memory is another."""
+    if share().of == 1 or is_out_of_memory(error):
+        return False
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError)

@@ -188,6 +188,11 @@ class TrainSettings(Section):
         examples=["/data/labelled"],
         description="Folder with labelled images and labels.csv as the rehearsal set, instead",
     )
+    pack: FolderPath | None = Field(
+        None,
+        examples=["/data/packs"],
+        description="Folder that `marcod dataset pack` wrote; what it lacks is read from the imagers' files",
+    )
     base_images: int = Field(2000, ge=100, description="Images of the rehearsal set that are used")
     epochs: int = Field(6, ge=1, description="Passes over the images when the whole network is adapted")
     scratch_epochs: int = Field(260, ge=1, description="Passes over the images from scratch; the paper's 260")

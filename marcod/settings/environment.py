@@ -4,6 +4,8 @@ With ``loading`` and ``layers`` the only code that reads the environment.
 """
 
 import os
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -84,6 +86,40 @@ def batch_task() -> str | None:
         return f"slurm-{job}" + (f"_{array}" if array else "") + (f".{step}" if step != "0" else "")
     pod = os.environ.get("POD_NAME")
     return f"pod-{pod}" if pod else None
+
+
+def card_of(number: int) -> str:
+    """Return which graphics card process ``number`` of this host takes, of those that this one may use."""
+    allowed = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+    return allowed[number % len(allowed)] if allowed else str(number)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTask:
+    """Task of a Slurm job step: its number, how many there are, a name of the step's start, and its node."""
+
+    number: int
+    of: int
+    name: str
+    node: str
+
+
+def slurm_task() -> StepTask | None:
+    """Return the task of several, started by `srun`, that this process is; None for any other.
+
+    The batch script has some of Slurm's variables too, but none of a step.
+    """
+    given = os.environ
+    if "SLURM_STEP_ID" not in given or int(given.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return None
+    start = f"{given['SLURM_JOB_ID']}.{given['SLURM_STEP_ID']}-{given.get('SLURM_RESTART_COUNT', '0')}"
+    node = given.get("SLURMD_NODENAME") or socket.gethostname()
+    return StepTask(int(given["SLURM_PROCID"]), int(given["SLURM_STEP_NUM_TASKS"]), start, node)
+
+
+def leave_memory_to_workers() -> None:
+    """Let JAX take a card's memory as it needs it, where workers of this process train on the same card."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def watchdog_s() -> float | None:

@@ -16,12 +16,14 @@ from marcod.domain import CLASSES, CRYSTALS, Split
 from marcod.errors import MarcodError
 from marcod.evaluate import label_issues
 from marcod.evaluate.label_issues import LabelIssues
-from marcod.fitting import adapt, checkpoint, fit, recipes, steps
+from marcod.fitting import adapt, checkpoint, fit, jobs, recipes, steps, together
 from marcod.fitting import batches as fitting_batches
 from marcod.fitting.adapt import Features
 from marcod.fitting.checkpoint import Weights
-from marcod.fitting.fit import FitOptions, Progress, Validation
+from marcod.fitting.fit import Progress
+from marcod.fitting.jobs import FitJob, Judges, Taught
 from marcod.fitting.recipes import ADAPT
+from marcod.fitting.together import Team
 from marcod.model import backend, bundle, families, network, probabilities
 from marcod.model.architecture import Architecture
 from marcod.model.bundle import BundleRecord
@@ -78,6 +80,7 @@ class TrainContext:
     stop: Event
     progress: Progress
     tensorboard: Path | None = None
+    team: Team = together.ALONE
 
     def report(self, what: str, done: int, total: int) -> None:
         """Report the progress of a step. Raises InterruptedError when a stop was requested."""
@@ -133,7 +136,7 @@ def train_candidate(context: TrainContext, tier: Tier, sample: Callable[[], NDAr
     # The paper's patches come from any number of files; pixels are loaded for the label issues alone.
     by_patch = tier == "scratch" and context.architecture.input_size > recipes.LARGE
     kept_rows = train_rows.some(DOUBTED, context.settings.seed) if by_patch else train_rows
-    how = data.for_patches(context.preprocessing) if tier in PATCHES else context.preprocessing
+    how = kept_as(context.preprocessing, tier)
     training, validation = (
         _load(context, rows, side, how)
         for rows, side in ((kept_rows, Split.TRAIN), (validation_rows, Split.VALIDATION))
@@ -153,6 +156,11 @@ def train_candidate(context: TrainContext, tier: Tier, sample: Callable[[], NDAr
     return _calibrate(context, learned, natural, _find_label_issues(context, training, validation), unreadable)
 
 
+def kept_as(scored: Preprocessing, tier: Tier) -> Preprocessing:
+    """Return how a tier keeps the images of a network that scores them as ``scored`` says."""
+    return data.for_patches(scored) if tier in PATCHES else scored
+
+
 def _load(context: TrainContext, rows: data.TrainingSet, side: Split, how: Preprocessing) -> LoadedSet:
     return data.load(
         rows,
@@ -162,6 +170,7 @@ def _load(context: TrainContext, rows: data.TrainingSet, side: Split, how: Prepr
         progress=context.progress,
         stopped=context.stop.is_set,
         what=f"reading the {side} side",
+        pack=context.settings.pack,
     )
 
 
@@ -369,7 +378,7 @@ def _extract_features(
 def _fit_all_layers(context: TrainContext, training: LoadedSet, validation: LoadedSet, start: Weights) -> fit.Fitted:
     rows = training.rows
     weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab)
-    given = fitting_batches.Images(rows.targets, weights, lambda chosen, _seed: training.pixels[chosen], by_weight=True)
+    given = Taught(rows.targets, weights, by_weight=True, place=training.place)
     settings = context.settings
     recipe = ADAPT.of(
         epochs=settings.epochs, batch_size=min(settings.batch_size, 32), quarter_turns=settings.quarter_turns
@@ -384,9 +393,10 @@ def _train_from_scratch(
     recipe = recipes.scratch(
         size, epochs=settings.scratch_epochs, batch_size=settings.batch_size, quarter_turns=settings.quarter_turns
     )
+    weights = rows.weights / rows.weights.mean()
     by_patch = recipe.augmentation.patch is None
-    source = fitting_batches.patches(rows.files, size) if by_patch else lambda chosen, _seed: training.pixels[chosen]
-    given = fitting_batches.Images(rows.targets, rows.weights / rows.weights.mean(), source)
+    source = {"files": rows.files, "size": size} if by_patch else {"place": training.place}
+    given = Taught(rows.targets, weights, **source)
     auxiliary = context.architecture.trains_auxiliary
     recipe = recipe if auxiliary else replace(recipe, auxiliary=0.0)
     architecture = replace(context.architecture, classes=len(CLASSES), auxiliary=auxiliary)
@@ -399,26 +409,28 @@ def _fit(
     context: TrainContext,
     architecture: Architecture,
     recipe: recipes.Recipe,
-    images: fitting_batches.Images,
+    taught: Taught,
     validation: LoadedSet,
     weights: Weights | None = None,
 ) -> fit.Fitted:
-    return fit.fit(
-        architecture, recipe, images,
-        seed=context.settings.seed, weights=weights, validation=_judges(context, validation),
-        precision=backend.half_precision() if context.settings.precision == "auto" else "float32",
-        options=FitOptions(context.folder / "fit.npz", context.stop, context.progress, context.tensorboard),
+    job = FitJob(
+        architecture, recipe, taught, context.settings.seed, context.folder / "fit.npz",
+        begin=weights or {}, judges=_judges(context, validation), tensorboard=context.tensorboard,
+        precision=jobs.AUTO if context.settings.precision == "auto" else "float32",
     )  # fmt: skip
+    if context.team.size > 1:
+        return together.run(job, context.team, context.progress, context.stop)
+    return jobs.run(job, context.progress, context.stop)
 
 
-def _judges(context: TrainContext, side: LoadedSet) -> Validation | None:
+def _judges(context: TrainContext, side: LoadedSet) -> Judges | None:
     """Return the validation images of each epoch; lab and rehearsal set have the same total weight."""
     if not len(side.rows):
         return None
     chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(side.rows))[:JUDGES])
     rows = side.rows.only(chosen)
     weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab)
-    return Validation(fitting_batches.prepared(side.pixels[chosen], context.preprocessing), rows.labels, weights)
+    return Judges(side.place, chosen, rows.labels, weights, context.preprocessing)
 
 
 def _choose_interpolation(

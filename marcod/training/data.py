@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import MarcodError
 from marcod.evaluate.labelled import Labelled
-from marcod.fitting import adapt, batches, checkpoint
+from marcod.fitting import adapt, batches, checkpoint, packs
 from marcod.fitting.fit import Progress
+from marcod.fitting.packs import Pack
 from marcod.fitting.recipes import LARGE
 from marcod.model import network
 from marcod.model.architecture import Architecture
@@ -52,11 +53,12 @@ FLIPS: Final[Flips] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 class TrainingSet:
     """Rows of one side: file, class index, soft label, weight, domain (source or rehearsal set) and plate.
 
-    ``is_lab`` marks the lab's images, ``chosen`` those that people saw because of the model's own scores; ``persons``
-    has each person's label.
+    ``hashes`` are the files' SHA-256, empty where they are not known. ``is_lab`` marks the lab's images, ``chosen``
+    those that people saw because of the model's own scores; ``persons`` has each person's label.
     """
 
     files: tuple[Path, ...]
+    hashes: tuple[str, ...]
     labels: NDArray[np.intp]
     targets: NDArray[np.float32]
     weights: NDArray[np.float32]
@@ -107,6 +109,7 @@ def training_set(
     soft = np.array([item.shares for item in own], np.float32).reshape(-1, len(CLASSES))
     return TrainingSet(
         files=(*(file_of(item, roots) for item in own), *(image.file for image in others)),
+        hashes=(*(item.content_hash for item in own), *("" for _ in others)),
         labels=np.array(classes, np.intp),
         targets=np.concatenate([soft, certain]),
         weights=np.array([item.weight for item in own] + [1.0] * len(others), np.float32),
@@ -163,6 +166,12 @@ class LoadedSet:
     pixels: NDArray[np.uint8]
     unreadable: tuple[str, ...]
 
+    @property
+    def place(self) -> Path:
+        """The file that the pixels are read from."""
+        assert isinstance(self.pixels, np.memmap)
+        return Path(str(self.pixels.filename))
+
 
 def load(
     wanted: TrainingSet,
@@ -173,13 +182,19 @@ def load(
     progress: Progress,
     stopped: Callable[[], bool],
     what: str,
+    pack: Path | None = None,
 ) -> LoadedSet:
-    """Read the images of a side once and keep them at ``place``. Raises InterruptedError when stopped."""
+    """Read the images of a side once and keep them at ``place``, those in a ``pack`` from there.
+
+    Raises InterruptedError when stopped, and MarcodError for a damaged pack.
+    """
     if not len(wanted):
         return LoadedSet(wanted, np.zeros((0, how.size, how.size, 3), np.uint8), ())
+    packed = None if pack is None else Pack(packs.folder_of(pack, how))
     pixels, wrong = batches.kept(
         wanted.files, how, place,
         threads=threads, done=lambda done: progress(what, done, len(wanted)), stopped=stopped,
+        packed=lambda index: None if packed is None else packed.read(wanted.hashes[index]),
     )  # fmt: skip
     if not wrong:
         return LoadedSet(wanted, pixels, ())
@@ -200,6 +215,7 @@ def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDA
     found = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=(len(kept), *pixels.shape[1:]))
     for target, source in enumerate(kept):
         found[target] = pixels[source]
+    found.flush()
     return found
 
 

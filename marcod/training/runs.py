@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 from marcod import files, telemetry
 from marcod.database.engine import Database
 from marcod.domain import Modality
-from marcod.errors import MarcodError, NotFoundError, StoreError, is_full, os_reason
+from marcod.errors import TRY_AGAIN, MarcodError, NotFoundError, StoreError, is_full, os_reason
 from marcod.evaluate.gate import GateResult
-from marcod.fitting import batches, fit, plots
+from marcod.fitting import batches, fit, plots, together
 from marcod.fitting.fit import Progress
+from marcod.fitting.together import Team
 from marcod.model import bundle
 from marcod.model.bundle import BundleRecord
 from marcod.model.predictor import CommitteePredictor, Predictor
@@ -66,6 +67,8 @@ TRAINER: Final = "trainer"
 class InterruptedRunError(MarcodError):
     """The training run was stopped; the next `marcod retrain` resumes it."""
 
+    exit_code = TRY_AGAIN
+
 
 @dataclass(frozen=True, slots=True)
 class RetrainRequest:
@@ -96,14 +99,15 @@ class RunContext:
     threads: int
     stop: threading.Event
     progress: Progress
+    team: Team = together.ALONE
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 def retrain(context: RunContext, request: RetrainRequest) -> Run:
     """Open a run or resume one that was killed, carry it out, and return it as it ended.
 
-    Raises StoreError when another run is active, :class:`InterruptedRunError` when it was stopped, and any other
-    error after noting it in the run's row.
+    Raises StoreError when another run is active, :class:`InterruptedRunError` when it was stopped, LostProcessError
+    when one of the processes that train together died, and any other error after noting it in the run's row.
     """
     run = _open_or_resume(context, request)
     folder = Path(run.folder)
@@ -114,6 +118,9 @@ def retrain(context: RunContext, request: RetrainRequest) -> Run:
         except (InterruptedError, fit.StoppedError) as error:
             (folder / STARTS).unlink(missing_ok=True)
             raise InterruptedRunError from error
+        except fit.LostProcessError:
+            # It stays open, so that the next start goes on from the checkpoint.
+            raise
         except Exception as error:
             _end(context, run, state="failed", error=_describe(error, folder))
             raise
@@ -283,7 +290,7 @@ class _OpenRun:
         """Hash all that decides a candidate: the same again would give the same model again."""
         rehearsal_set = rehearsal.about(self.settings, parent)
         rows = [(i.content_hash, i.label, i.shares, i.weight, i.side, i.source, i.plate_key) for i in snapshot.items]
-        kept = {"folder", "schedule", "min_new_labels", "on_drift", "promotion", "shadow_images", "name"}
+        kept = {"folder", "schedule", "min_new_labels", "on_drift", "promotion", "shadow_images", "name", "pack"}
         options = {k: v for k, v in self.run.options["train"].items() if k not in kept}
         champion = self._champion()
         digests = [parent.digest] if champion == parent else [parent.digest, champion.digest]
@@ -325,6 +332,7 @@ class _OpenRun:
             stop=context.stop,
             progress=context.progress,
             tensorboard=self.folder / "tensorboard" if self.run.options["tensorboard"] else None,
+            team=context.team,
         )
 
     def _sample(self, training: TrainContext) -> NDArray[np.uint8]:

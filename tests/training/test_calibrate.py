@@ -32,6 +32,7 @@ def rows(
     count = len(labels)
     return TrainingSet(
         files=(Path("a.jpg"),) * count,
+        hashes=("",) * count,
         labels=labels,
         targets=one_hot(labels, len(CLASSES)),
         weights=np.ones(count, np.float32) if weights is None else weights,

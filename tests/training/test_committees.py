@@ -29,7 +29,8 @@ def rows(labels: np.ndarray, *, lab: bool = True) -> TrainingSet:
     count, none = len(labels), tuple({} for _ in labels)
     names = tuple(str(i) for i in range(count))
     return TrainingSet(
-        tuple(Path(name) for name in names), labels, np.eye(4, dtype=np.float32)[labels], np.ones(count, np.float32),
+        tuple(Path(name) for name in names), ("",) * count, labels, np.eye(4, dtype=np.float32)[labels],
+        np.ones(count, np.float32),
         ("imager" if lab else SOURCE,) * count, names, names, np.zeros(count, bool), none,
     )  # fmt: skip
 

@@ -1,0 +1,279 @@
+"""Fit by several processes of one device each, which train as one would with their batches together.
+
+The process that owns the run starts them, on this host; none of them knows the database. One that dies ends
+all: the checkpoint has what was done so far, and the next start goes on from there.
+"""
+
+import importlib.util
+import json
+import queue
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from threading import Event
+from typing import Any, Final
+
+from marcod import files, telemetry
+from marcod.errors import TRY_AGAIN, ConfigError, MarcodError
+from marcod.fitting import checkpoint, jobs
+from marcod.fitting.fit import Fitted, LostProcessError, Progress, StoppedError
+from marcod.fitting.jobs import FitJob
+from marcod.fitting.worker import STOPPED, WorkOrder
+from marcod.settings.environment import card_of, child_environment
+
+log = telemetry.logger(__name__)
+
+RECORD: Final = "fit-job.npz"
+STOP_S: Final = 40.0
+"""Seconds that the first process may take to end its step and write a checkpoint; then it is ended."""
+
+LOOK_S: Final = 0.2
+BEAT_S: Final = 5.0
+SILENCE_S: Final = 120.0
+FOLLOW_S: Final = 1.0
+"""Pause between two signs of life on a board, the silence after which nobody is believed to live, and between looks."""
+
+KNOWN_S: Final = 2.0
+"""Seconds in which the process that died is looked for, after another one said that it misses one."""
+
+
+def require() -> None:
+    """Raise ConfigError where JAX is not installed, with which alone several processes train."""
+    if importlib.util.find_spec("jax") is None:
+        raise ConfigError("several processes train with JAX, which is not installed here: install marcod[jax]")
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Processes that train together: ``size`` of them on this host, or one and the others by a scheduler.
+
+    The others read on the ``board``, a file that all hosts have, what there is to do; this one is known as ``host``.
+    """
+
+    size: int = 1
+    board: "Board | None" = None
+    host: str = "127.0.0.1"
+
+
+ALONE: Final = Team()
+
+
+def run(job: FitJob, team: Team, progress: Progress, stop: Event) -> Fitted:
+    """Carry out a fit by a team, and return what its first process found.
+
+    Raises StoppedError when ``stop`` was set, LostProcessError when a process died, MarcodError as :func:`fit.fit`.
+    """
+    require()
+    folder = job.place.parent
+    jobs.save(folder / RECORD, job)
+    first = WorkOrder(str(folder / RECORD), f"{team.host}:{_free_port()}", 0, team.size)
+    here = 1 if team.board is not None else team.size
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(replace(first, number=n), folder, alone=here == 1)) for n in range(here)]
+        if team.board is not None:
+            team.board.post(first)
+        log.info("training processes started", processes=team.size, here=here, folder=str(folder))
+        _watch(workers, progress, stop)
+        _conclude(workers)
+    state = checkpoint.load(job.place)
+    assert state is not None
+    return Fitted(state.best or state.average, state.curve)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
+
+
+class Worker:
+    """A training process of this host; its standard error is kept in ``process-NUMBER.log`` of the run's folder."""
+
+    def __init__(self, order: WorkOrder, folder: Path, *, alone: bool) -> None:
+        self.order, self.log, self._alone = order, folder / f"process-{order.number}.log", alone
+        self.error: str | None = None
+        self.digest: str | None = None
+        self.lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def __enter__(self) -> "Worker":
+        with self.log.open("wb") as stream:
+            # A signal to the whole group is for the process that owns the run.
+            self.process = subprocess.Popen(
+                self.order.program(), env=self._environment(), start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
+            )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, name=f"process {self.order.number}", daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+    def _environment(self) -> dict[str, str]:
+        """Return its environment: of several on a host each gets a graphics card; one alone keeps what it was given."""
+        cards = {} if self._alone else {"CUDA_VISIBLE_DEVICES": card_of(self.order.number)}
+        return child_environment(KERAS_BACKEND="jax", **cards)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(b"{"):
+                said = json.loads(line)
+                self.error, self.digest = said.get("error", self.error), said.get("digest", self.digest)
+                self.lines.put(said)
+
+    def report(self, progress: Progress) -> None:
+        """Report what it said since the last time."""
+        while not self.lines.empty():
+            said = self.lines.get()
+            if "what" in said:
+                progress(said["what"], said["done"], said["total"])
+
+    @property
+    def died(self) -> bool:
+        """True if it ended otherwise than in order, and not because it misses another."""
+        return self.process.poll() not in (None, 0, STOPPED, TRY_AGAIN)
+
+    def obituary(self) -> str:
+        """Return how it ended, in words."""
+        code = self.process.returncode
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return f"process {self.order.number} of {self.order.of} {how}"
+
+
+def _watch(workers: list[Worker], progress: Progress, stop: Event) -> None:
+    """Wait until the first process ends or another one dies; pass a stop on to the first one."""
+    first, deadline = workers[0], None
+    while first.process.poll() is None and not any(worker.died for worker in workers):
+        first.report(progress)
+        if stop.is_set() and deadline is None:
+            first.process.terminate()
+            deadline = time.monotonic() + STOP_S
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        stop.wait(LOOK_S) if deadline is None else time.sleep(LOOK_S)
+    first.report(progress)
+
+
+def _conclude(workers: list[Worker]) -> None:
+    """Return if the first process is done; else raise what the end of the training means."""
+    code = workers[0].process.poll()
+    if code == 0:
+        digests = {worker.digest for worker in workers if worker.digest is not None}
+        if len(digests) > 1:
+            raise MarcodError("the training processes ended with different weights, so that none can be trusted")
+        return
+    if code == STOPPED:
+        raise StoppedError
+    until = time.monotonic() + KNOWN_S
+    while not any(worker.died for worker in workers) and time.monotonic() < until:
+        time.sleep(LOOK_S)
+    dead = next((worker for worker in workers if worker.died), None)
+    if dead is not None and dead.error is not None:
+        raise MarcodError(dead.error)
+    if dead is None:
+        raise LostProcessError
+    raise LostProcessError(
+        f"{dead.obituary()}, and the others with it; {dead.log} may say why, and the next `marcod retrain` goes on "
+        "from the checkpoint"
+    )
+
+
+class Board:
+    """File on which the first process of a team posts what there is to do; it shows that it lives every few seconds."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self._posted, self._beats = place, 0, 0
+        self._order: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def post(self, order: WorkOrder) -> None:
+        """Post the first process's order, from which the others make theirs."""
+        with self._lock:
+            self._posted, self._order = self._posted + 1, asdict(order)
+        self._write()
+
+    def _write(self, **more: Any) -> None:
+        with self._lock:
+            self._beats += 1
+            said = {"posted": self._posted, "order": self._order, "beats": self._beats, **more}
+            files.write_whole(self.place, json.dumps(said))
+
+    @contextmanager
+    def kept(self) -> Iterator["Board"]:
+        """Keep the board; at the end the others are sent home."""
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        over = Event()
+
+        def beat() -> None:
+            while not over.wait(BEAT_S):
+                self._write()
+
+        thread = threading.Thread(target=beat, name="board", daemon=True)
+        self._write()
+        thread.start()
+        try:
+            yield self
+        finally:
+            over.set()
+            thread.join()
+            self._write(end=True)
+
+
+def follow(place: Path, number: int, stop: Event) -> None:
+    """Do as process ``number`` what the first one posts on its board, until it sends everybody home.
+
+    Raises LostProcessError when the first process gives no sign of life, or when this one's worker dies.
+    """
+    seen, since, done = "", time.monotonic(), 0
+    while not stop.is_set():
+        now = _text(place)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        said: dict[str, Any] = json.loads(seen) if seen else {"posted": 0}
+        if said.get("end"):
+            return
+        if said["posted"] > done:
+            done = said["posted"]
+            _take_part(WorkOrder(**said["order"]), number, stop)
+        if time.monotonic() - since > SILENCE_S:
+            raise LostProcessError(
+                f"process 0 gave no sign of life on {place} for {SILENCE_S:.0f} s; "
+                "the next `marcod retrain` goes on from the checkpoint"
+            )
+        stop.wait(FOLLOW_S)
+
+
+def _text(place: Path) -> str:
+    try:
+        return place.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _take_part(first: WorkOrder, number: int, stop: Event) -> None:
+    """Run one worker to its end. One that ends after a stop was left by the first process, which saved its work."""
+    deadline = None
+    with Worker(replace(first, number=number), Path(first.job).parent, alone=True) as worker:
+        while worker.process.poll() is None:
+            if stop.is_set() and deadline is None:
+                deadline = time.monotonic() + STOP_S
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            time.sleep(LOOK_S)
+        if worker.process.returncode == 0 or stop.is_set():
+            return
+        if worker.error is not None and worker.died:
+            raise MarcodError(worker.error)
+        raise LostProcessError(f"{worker.obituary()}; {worker.log} may say why, and the next start goes on")
