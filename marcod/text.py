@@ -32,6 +32,27 @@ def moment_of(text: str, now: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def numbers_of(text: str, most: int) -> tuple[int, ...]:
+    """Parse numbers from 0 and ranges of them, ends included: ``1..8``, ``3``, ``1..4,9``.
+
+    Raises ValueError for anything else, for a number that is there twice, and for more than ``most`` numbers.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        ends = part.strip().split("..")
+        if len(ends) > 2 or not all(end.isascii() and end.isdigit() for end in ends):
+            raise ValueError(f"{part.strip()!r} is neither a number nor a range such as 1..8")
+        first, last = int(ends[0]), int(ends[-1])
+        if last < first:
+            raise ValueError(f"{part.strip()!r} begins after its end")
+        if len(found) + last - first + 1 > most:
+            raise ValueError(f"these are more than {most} numbers")
+        found += range(first, last + 1)
+    if len(set(found)) < len(found):
+        raise ValueError("a number is there twice")
+    return tuple(found)
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun, such as ``1 file`` and ``2,000 files``; ``plural`` where adding an s is wrong."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -25,12 +25,24 @@ ATTENTION = ("refused", "recommended")
 """Ends of a run that a person should look at."""
 
 
+MOST_SEEDS = 100
+
+
+def _seeds(_ctx: click.Context, _param: click.Parameter, given: str | None) -> tuple[int, ...] | None:
+    """Parse ``--seeds``."""
+    try:
+        return None if given is None else text.numbers_of(given, MOST_SEEDS)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command()
 @click.option("--recipe", type=Choice(["adapt", "scratch"]), help="How to train  [default: as configured]")
 @click.option("--tier", type=Choice(TIERS), help="How much may change  [default: by the labelled crystals]")
 @click.option("--source", "sources", multiple=True, help="Learn from this source's labels only; may be given again")
 @click.option("--promotion", type=Choice(["gated", "manual"]), help="What passing means  [default: as configured]")
 @click.option("--seed", type=click.IntRange(0), help="Everything drawn at random follows from it")
+@click.option("--seeds", callback=_seeds, metavar="1..8", help="Train with each of these; the validation side chooses")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images  [default: as configured]")
 @click.option("--processes", type=click.IntRange(1, 1024), help="Train by so many processes of one device each")
 @click.option("--again", is_flag=True, help="Train although nothing changed since an earlier run")
@@ -46,6 +58,7 @@ def retrain(
     again: bool,
     tensorboard: bool,
     processes: int | None,
+    seeds: tuple[int, ...] | None,
     cause: str,
     json_output: bool,
     **chosen: Any,
@@ -54,7 +67,8 @@ def retrain(
 
     A run that was stopped or killed is resumed with the options it was started with. Ends with 3 when the candidate was
     refused or only recommended, with 75 when the run was stopped or one of its processes died, and waits to be resumed.
-    Started by `srun` as several tasks, it trains by as many processes.
+    Started by `srun` as several tasks, it trains by as many processes. With --seeds each of
+    --processes trains a seed of its own.
     """
     for folder in (settings.models.folder, settings.train.folder):
         options.check_tree(folder)
@@ -79,6 +93,7 @@ def retrain(
             sources=sources or None,
             again=again,
             tensorboard=tensorboard,
+            seeds=seeds,
         )
         context = runs.RunContext(
             db=ready.db,

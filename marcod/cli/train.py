@@ -21,6 +21,7 @@ FURTHER: Final = {
     "base": "base set",
     "natural_shares": "shares of the classes as images come",
     "mix": "share of the new weights",
+    "seeds": "seeds, and their losses on the validation side",
     "label_noise": "share of labels that look wrong",
     "doubted_labels": "labels that look wrong",
 }

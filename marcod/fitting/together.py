@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -75,12 +75,64 @@ def run(job: FitJob, team: Team, progress: Progress, stop: Event) -> Fitted:
     first = WorkOrder(str(folder / RECORD), f"{team.host}:{_free_port()}", 0, team.size)
     here = 1 if team.board is not None else team.size
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(replace(first, number=n), folder, alone=here == 1)) for n in range(here)]
+        workers = [
+            stack.enter_context(TrainingProcess(replace(first, number=n), folder, alone=here == 1)) for n in range(here)
+        ]
         if team.board is not None:
             team.board.post(first)
         log.info("training processes started", processes=team.size, here=here, folder=str(folder))
         _watch(workers, progress, stop)
         _conclude(workers)
+    return _found(job)
+
+
+def run_each(given: Sequence[FitJob], processes: int, progress: Progress, stop: Event) -> list[Fitted]:
+    """Carry out independent fits, so many at a time, by a process of this host each; return what each found.
+
+    ``progress`` counts the fits that are done. Raises as :func:`run`; what other fits did stays in their checkpoints.
+    """
+    require()
+    waiting, done = list(enumerate(given)), 0
+    with ExitStack() as stack:
+        running: list[TrainingProcess] = []
+        while waiting or running:
+            while waiting and len(running) < processes:
+                running.append(stack.enter_context(_started(*waiting.pop(0), processes)))
+            progress("training with every seed", done, len(given))
+            _wait_for_one(running, stop)
+            ended = [one for one in running if one.process.poll() is not None]
+            for one in ended:
+                _conclude([one])
+            running, done = [one for one in running if one not in ended], done + len(ended)
+    progress("training with every seed", done, len(given))
+    return [_found(job) for job in given]
+
+
+def _started(number: int, job: FitJob, processes: int) -> "TrainingProcess":
+    record = job.place.with_name(f"{job.place.stem}-job.npz")
+    jobs.save(record, job)
+    order = WorkOrder(str(record), f"127.0.0.1:{_free_port()}", 0, 1)
+    return TrainingProcess(order, job.place.parent, alone=processes == 1, slot=number)
+
+
+def _wait_for_one(running: Sequence["TrainingProcess"], stop: Event) -> None:
+    """Wait until a process ends; after a stop until all did, each with its checkpoint."""
+    deadline = None
+    while all(one.process.poll() is None for one in running) or (deadline is not None and _some_live(running)):
+        if stop.is_set() and deadline is None:
+            deadline = time.monotonic() + STOP_S
+            for one in running:
+                one.process.terminate()
+        if deadline is not None and time.monotonic() > deadline:
+            raise StoppedError
+        stop.wait(LOOK_S) if deadline is None else time.sleep(LOOK_S)
+
+
+def _some_live(running: Sequence["TrainingProcess"]) -> bool:
+    return any(one.process.poll() is None for one in running)
+
+
+def _found(job: FitJob) -> Fitted:
     state = checkpoint.load(job.place)
     assert state is not None
     return Fitted(state.best or state.average, state.curve)
@@ -92,16 +144,17 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class Worker:
+class TrainingProcess:
     """A training process of this host; its standard error is kept in ``process-NUMBER.log`` of the run's folder."""
 
-    def __init__(self, order: WorkOrder, folder: Path, *, alone: bool) -> None:
-        self.order, self.log, self._alone = order, folder / f"process-{order.number}.log", alone
+    def __init__(self, order: WorkOrder, folder: Path, *, alone: bool, slot: int | None = None) -> None:
+        self.order, self._alone, self._slot = order, alone, order.number if slot is None else slot
+        self.log = folder / f"process-{self._slot}.log"
         self.error: str | None = None
         self.digest: str | None = None
         self.lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> "TrainingProcess":
         with self.log.open("wb") as stream:
             # A signal to the whole group is for the process that owns the run.
             self.process = subprocess.Popen(
@@ -122,7 +175,7 @@ class Worker:
 
     def _environment(self) -> dict[str, str]:
         """Return its environment: of several on a host each gets a graphics card; one alone keeps what it was given."""
-        cards = {} if self._alone else {"CUDA_VISIBLE_DEVICES": card_of(self.order.number)}
+        cards = {} if self._alone else {"CUDA_VISIBLE_DEVICES": card_of(self._slot)}
         return child_environment(KERAS_BACKEND="jax", **cards)
 
     def _read(self) -> None:
@@ -152,7 +205,7 @@ class Worker:
         return f"process {self.order.number} of {self.order.of} {how}"
 
 
-def _watch(workers: list[Worker], progress: Progress, stop: Event) -> None:
+def _watch(workers: list[TrainingProcess], progress: Progress, stop: Event) -> None:
     """Wait until the first process ends or another one dies; pass a stop on to the first one."""
     first, deadline = workers[0], None
     while first.process.poll() is None and not any(worker.died for worker in workers):
@@ -166,7 +219,7 @@ def _watch(workers: list[Worker], progress: Progress, stop: Event) -> None:
     first.report(progress)
 
 
-def _conclude(workers: list[Worker]) -> None:
+def _conclude(workers: Sequence[TrainingProcess]) -> None:
     """Return if the first process is done; else raise what the end of the training means."""
     code = workers[0].process.poll()
     if code == 0:
@@ -196,6 +249,7 @@ class Board:
     def __init__(self, place: Path) -> None:
         self.place, self._posted, self._beats = place, 0, 0
         self._order: dict[str, Any] = {}
+        self._ended = False
         self._lock = threading.Lock()
 
     def post(self, order: WorkOrder) -> None:
@@ -204,10 +258,10 @@ class Board:
             self._posted, self._order = self._posted + 1, asdict(order)
         self._write()
 
-    def _write(self, **more: Any) -> None:
+    def _write(self) -> None:
         with self._lock:
             self._beats += 1
-            said = {"posted": self._posted, "order": self._order, "beats": self._beats, **more}
+            said = {"posted": self._posted, "order": self._order, "beats": self._beats, "end": self._ended}
             files.write_whole(self.place, json.dumps(said))
 
     @contextmanager
@@ -228,7 +282,12 @@ class Board:
         finally:
             over.set()
             thread.join()
-            self._write(end=True)
+            self.end()
+
+    def end(self) -> None:
+        """Send the others home."""
+        self._ended = True
+        self._write()
 
 
 def follow(place: Path, number: int, stop: Event) -> None:
@@ -242,7 +301,7 @@ def follow(place: Path, number: int, stop: Event) -> None:
         if now != seen:
             seen, since = now, time.monotonic()
         said: dict[str, Any] = json.loads(seen) if seen else {"posted": 0}
-        if said.get("end"):
+        if said.get("end", False):
             return
         if said["posted"] > done:
             done = said["posted"]
@@ -265,7 +324,7 @@ def _text(place: Path) -> str:
 def _take_part(first: WorkOrder, number: int, stop: Event) -> None:
     """Run one worker to its end. One that ends after a stop was left by the first process, which saved its work."""
     deadline = None
-    with Worker(replace(first, number=number), Path(first.job).parent, alone=True) as worker:
+    with TrainingProcess(replace(first, number=number), Path(first.job).parent, alone=True) as worker:
         while worker.process.poll() is None:
             if stop.is_set() and deadline is None:
                 deadline = time.monotonic() + STOP_S

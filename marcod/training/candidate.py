@@ -81,6 +81,7 @@ class TrainContext:
     progress: Progress
     tensorboard: Path | None = None
     team: Team = together.ALONE
+    seeds: tuple[int, ...] = ()
 
     def report(self, what: str, done: int, total: int) -> None:
         """Report the progress of a step. Raises InterruptedError when a stop was requested."""
@@ -305,11 +306,13 @@ def _adapt_all_layers(
     start = adapt.centred(features, adapt.first_head(context.parent_weights, len(CLASSES), own=context.own_classes))
     head = adapt.fit_head(features, start, context.settings.seed)
     old = network.with_head(context.parent_weights, *start)
-    fitted = _fit_all_layers(context, training, validation, network.with_head(adapted, head.kernel, head.bias))
+    fitted, of_seeds = _fit_all_layers(
+        context, training, validation, network.with_head(adapted, head.kernel, head.bias)
+    )
     chosen = _choose_interpolation(context, evaluator, validation, old, fitted.weights)
     rows = training.rows
     trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.is_lab))
-    measured = {"mix": {"new": chosen.share, "validation_loss": chosen.losses}, "curve": fitted.curve}
+    measured = {"mix": {"new": chosen.share, "validation_loss": chosen.losses}, "curve": fitted.curve, **of_seeds}
     weights = adapt.interpolated(old, fitted.weights, chosen.share)
     return _evaluated(context, evaluator, validation, "all", weights, trained_with, measured)
 
@@ -375,7 +378,9 @@ def _extract_features(
     )  # fmt: skip
 
 
-def _fit_all_layers(context: TrainContext, training: LoadedSet, validation: LoadedSet, start: Weights) -> fit.Fitted:
+def _fit_all_layers(
+    context: TrainContext, training: LoadedSet, validation: LoadedSet, start: Weights
+) -> tuple[fit.Fitted, dict[str, Any]]:
     rows = training.rows
     weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab)
     given = Taught(rows.targets, weights, by_weight=True, place=training.place)
@@ -400,9 +405,9 @@ def _train_from_scratch(
     auxiliary = context.architecture.trains_auxiliary
     recipe = recipe if auxiliary else replace(recipe, auxiliary=0.0)
     architecture = replace(context.architecture, classes=len(CLASSES), auxiliary=auxiliary)
-    fitted = _fit(context, architecture, recipe, given, validation)
+    fitted, of_seeds = _fit(context, architecture, recipe, given, validation)
     weights, shares = _without_auxiliary(fitted.weights), adapt.shares(rows.targets, rows.weights)
-    return _evaluated(context, evaluator, validation, "scratch", weights, shares, {"curve": fitted.curve})
+    return _evaluated(context, evaluator, validation, "scratch", weights, shares, {"curve": fitted.curve, **of_seeds})
 
 
 def _fit(
@@ -412,15 +417,44 @@ def _fit(
     taught: Taught,
     validation: LoadedSet,
     weights: Weights | None = None,
-) -> fit.Fitted:
+) -> tuple[fit.Fitted, dict[str, Any]]:
+    """Fit, and return also what was measured of every seed, where there are several."""
     job = FitJob(
         architecture, recipe, taught, context.settings.seed, context.folder / "fit.npz",
         begin=weights or {}, judges=_judges(context, validation), tensorboard=context.tensorboard,
         precision=jobs.AUTO if context.settings.precision == "auto" else "float32",
     )  # fmt: skip
+    return _fit_each_seed(context, job) if context.seeds else (_fit_once(context, job), {})
+
+
+def _fit_once(context: TrainContext, job: FitJob) -> fit.Fitted:
     if context.team.size > 1:
         return together.run(job, context.team, context.progress, context.stop)
     return jobs.run(job, context.progress, context.stop)
+
+
+def _fit_each_seed(context: TrainContext, job: FitJob) -> tuple[fit.Fitted, dict[str, Any]]:
+    """Fit with every seed, and take the one with the least loss on the validation side; the test side is not asked."""
+    if job.judges is None:
+        raise MarcodError("no labelled plate is on the validation side, which chooses between seeds; label more plates")
+    given = [
+        replace(
+            job, seed=seed, place=job.place.with_name(f"fit-{seed}.npz"),
+            tensorboard=None if job.tensorboard is None else job.tensorboard / str(seed),
+        )
+        for seed in context.seeds
+    ]  # fmt: skip
+    if context.team.size > 1 and context.team.board is None:
+        found = together.run_each(given, context.team.size, context.progress, context.stop)
+    else:
+        found = [_fit_once(context, one) for one in given]
+    losses = [min(point["validation_loss"] for point in one.curve) for one in found]
+    best = int(np.argmin(losses))
+    listed = [
+        {"seed": one.seed, "validation_loss": round(loss, 5), "chosen": number == best}
+        for number, (one, loss) in enumerate(zip(given, losses, strict=True))
+    ]
+    return found[best], {"seeds": listed}
 
 
 def _judges(context: TrainContext, side: LoadedSet) -> Judges | None:

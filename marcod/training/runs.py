@@ -72,7 +72,10 @@ class InterruptedRunError(MarcodError):
 
 @dataclass(frozen=True, slots=True)
 class RetrainRequest:
-    """Request for a run; marcod chooses ``tier`` and ``sources`` where they are None."""
+    """Request for a run; marcod chooses ``tier`` and ``sources`` where they are None.
+
+    With ``seeds`` the network is trained once with each, and the validation side chooses.
+    """
 
     cause: Literal["person", "schedule", "labels", "drift"]
     actor: str
@@ -81,10 +84,11 @@ class RetrainRequest:
     sources: tuple[str, ...] | None = None
     again: bool = False
     tensorboard: bool = False
+    seeds: tuple[int, ...] | None = None
 
     def options(self) -> dict[str, Any]:
         """Return the options for the run's row, from which a run that was killed is resumed."""
-        given = {name: getattr(self, name) for name in ("tier", "sources", "again", "tensorboard")}
+        given = {name: getattr(self, name) for name in ("tier", "sources", "again", "tensorboard", "seeds")}
         return {"train": self.settings.model_dump(mode="json"), **given}
 
 
@@ -227,6 +231,11 @@ class _OpenRun:
         """The settings the run was requested with."""
         return TrainSettings(**self.run.options["train"])
 
+    @property
+    def _seeds(self) -> tuple[int, ...]:
+        """The seeds that the validation side chooses between; runs of before have no such option."""
+        return tuple(self.run.options.get("seeds") or ())
+
     def carry_out(self) -> None:
         """Freeze the data, train, write the bundle, ask the gate, and decide; finished steps are not repeated."""
         if not (self.folder / VERDICT).exists():
@@ -294,7 +303,8 @@ class _OpenRun:
         options = {k: v for k, v in self.run.options["train"].items() if k not in kept}
         champion = self._champion()
         digests = [parent.digest] if champion == parent else [parent.digest, champion.digest]
-        text = json.dumps([sorted(map(str, rows)), *digests, tier, rehearsal_set, options], sort_keys=True)
+        seeds = [self._seeds] if self._seeds else []
+        text = json.dumps([sorted(map(str, rows)), *digests, tier, rehearsal_set, options, *seeds], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _find_earlier(self, material: str) -> str | None:
@@ -333,6 +343,7 @@ class _OpenRun:
             progress=context.progress,
             tensorboard=self.folder / "tensorboard" if self.run.options["tensorboard"] else None,
             team=context.team,
+            seeds=self._seeds,
         )
 
     def _sample(self, training: TrainContext) -> NDArray[np.uint8]:
@@ -394,6 +405,7 @@ class _OpenRun:
             "base": training.rehearsal_set.about,
             "natural_shares": made.measured.get("natural_shares"),
             "mix": made.measured.get("mix"),
+            "seeds": made.measured.get("seeds"),
             "label_noise": None if made.own_issues is None else made.own_issues.noise,
             "doubted_labels": None if made.label_issues is None else len(made.label_issues.suspects),
         }

@@ -69,6 +69,7 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     "marcod config show": dict.fromkeys(("train.member", "web.public_url", "web.socket"), _TEXT)
     | dict.fromkeys(("web.cells", "web.keys", "web.trusted_proxies"), "what a lab sets by a name of its own")
     | {"sources.*.um_per_px": "a number, where a lab knows it", "hosts": "tables, where roots differ"},
+    "marcod dataset pack": {"left_out": _TEXT},
     "marcod explain": {"*.cut": _TEXT, "*.imagers[].rivals": _TEXT, "*.unreadable": _TEXT}
     | {"*[].inferred": "a grid, where other wells of a plate told it; a path alone does not"},
     "marcod label suspects": {"people[].swaps": "two words, where a person swaps classes"},
@@ -95,7 +96,8 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     "marcod train settle": {"[].error": _TEXT, "[].step": _TEXT},
     "marcod web user list": {"[].seen_at": "a time, once somebody has logged in"},
     "metrics of a calibrated bundle": {"calibration.confidence": "a number, which --confidence gives"},
-    "numbers of a training run with a candidate": dict.fromkeys(("gate.left_out", "partly", "unreadable"), _TEXT),
+    "numbers of a training run with a candidate": dict.fromkeys(("gate.left_out", "partly", "unreadable"), _TEXT)
+    | {"seeds": "seed, validation_loss and chosen of each, where --seeds is given"},
     "numbers of the gate that had no drop to judge": {"left_out": _TEXT}
     | dict.fromkeys(
         (
@@ -110,7 +112,7 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     "numbers of the gate that passed a candidate": {"left_out": _TEXT},
     "numbers of the gate that refused a candidate": {"left_out": _TEXT},
     "options of a training run": dict.fromkeys(
-        ("sources", "tier", "train.base_folder", "train.member"), "text, where it is asked for"
+        ("seeds", "sources", "tier", "train.base_folder", "train.member", "train.pack"), "text, where it is asked for"
     ),
 }  # fmt: skip
 """Lists and values that are empty in every lab, each with the reason."""

@@ -374,6 +374,7 @@ user = "marcod"
 password = "word"
 [train]
 base_folder = "/base"
+pack = "/packs"
 [notify.lims]
 url = "https://lims.example.org/marcod"
 secret = "word"
@@ -517,6 +518,7 @@ def taught(folder: Path) -> Lab:
     lab.ask("retrain", "--again", "--tier", "head")
     learner.teach(site, drops[::5], "bob", lambda drop: CLASSES[CLASSES.index(drop.truth) - 1])
     lab.ask("label", "suspects")
+    lab.ask("dataset", "pack", folder / "packs")
     lab.ask("score")
     lab.ask("model", "calibrate", "champion", "--from-database", "--recall", "0.6")
     lab.ask("model", "import", registry.shipped_folder().joinpath(*registry.SHIPPED), "--name", "other")
@@ -547,6 +549,7 @@ SLOW: Final = (taught,)
 ASKED_SLOWLY: Final = {
     f"marcod {name}"
     for name in (
+        "dataset pack",
         "label suspects",
         "model calibrate",
         "model combine",

@@ -36,7 +36,12 @@ SIDES = [Split.TRAIN, Split.TRAIN, Split.TRAIN, Split.VALIDATION]
 
 
 def made(
-    folder: Path, weights: Weights, said: Callable[[int], DropClass], tier: Tier = "head", count: int = 80
+    folder: Path,
+    weights: Weights,
+    said: Callable[[int], DropClass],
+    tier: Tier = "head",
+    count: int = 80,
+    seeds: tuple[int, ...] = (),
 ) -> Candidate:
     """A candidate from the labels that a person gave to coloured images, a colour to each class."""
     labels = [said(n) for n in range(count)]
@@ -54,9 +59,9 @@ def made(
         threshold=Threshold(crystal=0.5, measured_on="nothing"),
     )  # fmt: skip
     context = TrainContext(
-        settings=TrainSettings(folder=folder), snapshot=snapshot(items), rehearsal_set=rehearsal.NOTHING, folder=folder,
-        roots={}, parent=record, parent_folder=folder, parent_weights=weights, threads=1, stop=threading.Event(),
-        progress=lambda *step: None,
+        settings=TrainSettings(folder=folder, epochs=1), snapshot=snapshot(items), rehearsal_set=rehearsal.NOTHING,
+        folder=folder, roots={}, parent=record, parent_folder=folder, parent_weights=weights, threads=1,
+        stop=threading.Event(), progress=lambda *step: None, seeds=seeds,
     )  # fmt: skip
     return candidate.train_candidate(
         context, tier, lambda: np.zeros((0, TINY.input_size, TINY.input_size, 3), np.uint8)
@@ -103,3 +108,16 @@ def test_the_highest_tier_is_not_passed(tmp_path: Path, tiny_weights: Weights) -
         "/moving_" in n or "Logits" in n for n, v in found.weights.items() if not np.array_equal(v, tiny_weights[n])
     )
     assert CRYSTALS == 1
+
+
+@pytest.mark.story
+def test_of_several_seeds_the_validation_side_chooses(tmp_path: Path, tiny_weights: Weights) -> None:
+    found = made(tmp_path, tiny_weights, truth, "all", 40, seeds=(3, 5))
+    listed = found.measured["seeds"]
+    assert [one["seed"] for one in listed] == [3, 5]
+    [chosen] = [one for one in listed if one["chosen"]]
+    assert chosen["validation_loss"] == min(one["validation_loss"] for one in listed)
+    assert min(point["validation_loss"] for point in found.measured["curve"]) == pytest.approx(
+        chosen["validation_loss"], abs=1e-5
+    )
+    assert {"fit-3.npz", "fit-5.npz"} <= {file.name for file in tmp_path.iterdir()}
