@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where bytecode is not kept, as in many containers, every run compiles all tests and every process the package.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast test-stories test-web test-cluster test-jax test-light lint wheel bench chaos audit docs keys format clean
+.PHONY: demo test test-fast test-stories test-web test-cluster test-jax test-jax-all test-light lint wheel bench chaos audit docs keys format clean
 
 demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
 	$(BIN)/marcod demo --models $(VENV)/models
@@ -21,10 +21,15 @@ test-fast: $(VENV)/test.stamp  ## run in under a minute what needs neither Postg
 test-stories: $(VENV)/test.stamp  ## run the whole stories: labs under faults, real plates, trainings that are killed
 	$(BIN)/pytest -m story --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-jax: $(VENV)/jax.stamp  ## run what depends on the Keras backend with JAX, which is installed beside the rest
-	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache $(BIN)/pytest \
-		tests/model tests/scoring tests/fitting tests/training tests/evaluate \
-		tests/acceptance/test_plates.py tests/cli/test_heatmap_command.py \
+JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache
+
+test-jax: $(VENV)/jax.stamp  ## train with JAX, which is installed beside the rest, also by two processes
+	$(JAX) $(BIN)/pytest -m "not story" tests/fitting tests/model/test_backends.py tests/model/test_network.py \
+		tests/acceptance/test_processes_story.py
+
+test-jax-all: $(VENV)/jax.stamp  ## run all that depends on the Keras backend with JAX
+	$(JAX) $(BIN)/pytest tests/model tests/scoring tests/fitting tests/training tests/evaluate \
+		tests/acceptance/test_plates.py tests/acceptance/test_processes_story.py tests/cli/test_heatmap_command.py \
 		-k "not miniature and not processes_draw"
 
 # Away from the checkout: the light wheel, in an environment of its own without TensorFlow.

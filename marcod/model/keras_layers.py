@@ -77,10 +77,9 @@ class KerasLayers(NetworkLayers):
         return layers.Add()([one, other])
 
     def logits(self, x: Any, name: str, classes: int) -> Any:
-        kept = keras.config.dtype_policy().variable_dtype
-        sized = {"filters": classes, "kernel_size": 1, "dtype": kept}
+        sized = {"filters": classes, "kernel_size": 1, "dtype": "float32"}
         x = layers.Conv2D(**sized, kernel_initializer=self._initial, name=_named(name))(x)
-        return layers.Reshape((classes,), dtype=kept, name=f"{_named(name)}.Squeeze")(x)
+        return layers.Reshape((classes,), dtype="float32", name=f"{_named(name)}.Squeeze")(x)
 
     def _finished(self, x: Any, name: str, *, linear: bool) -> Any:
         if not self._folded:

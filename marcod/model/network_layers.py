@@ -72,4 +72,4 @@ class NetworkLayers(ABC):
 
     @abstractmethod
     def logits(self, x: Any, name: str, classes: int) -> Any:
-        """Add a linear layer with bias over a 1x1 grid, to [n, classes]; float32 in half precision too."""
+        """Add a linear layer with bias over a 1x1 grid, to [n, classes]; float32 in every precision."""

@@ -43,6 +43,6 @@ def test_whatever_is_written_gives_numbers_or_a_sentence(written: str) -> None:
     [("8..1", "begins after its end"), ("1..2..3", "neither"), ("", "neither"), ("-1", "neither"), ("1..", "neither"),
      ("1..1001", "more than 1000"), ("1..3,2", "twice")],
 )  # fmt: skip
-def test_what_is_no_range_is_refused_with_a_reason(written: str, reason: str) -> None:
+def test_other_texts_are_refused_with_a_reason(written: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         text.numbers_of(written, MOST)
