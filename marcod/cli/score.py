@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
@@ -30,9 +30,6 @@ WORK_LEFT: Final = 75
 
 STOP_S: Final = 20.0
 """After a signal, a batch that is not finished by then is given back. Slurm and Kubernetes kill after 30 s."""
-
-LEAVE_S: Final = 5.0
-"""After that, time in seconds for the database to take back what is given back."""
 
 
 @click.command()
@@ -66,6 +63,8 @@ def score(
             status = None if stop.is_set() else ready.db.read(backlog.status, ready.db.now())
             champion = ready.db.read(versions.champion)
             recorded = stop.is_set() or bool(ready.db.read(sources.roots))
+        for name, reason in turn.left_to_others.items():
+            output.echo(f"source {name} is left to other hosts: {reason}", err=True)
         ended = "empty" if not left else "time" if limit.is_set() else "signal"
     if json_output:
         output.print_json({"tally": tally, "queue": status, "ended": ended})
@@ -119,16 +118,19 @@ class _Turn:
     stop: Event
     idle_s: float | None
     is_done: bool = field(default=False, init=False)
+    left_to_others: Mapping[str, str] = field(default_factory=dict, init=False)
 
     def run(self) -> "ScoreTotals":
         """Score, as a worker among others."""
         db, worker = self.ready.db, app.worker_name()
         # A pilot scores for hours what nobody can count beforehand.
         waiting = None if self.idle_s is not None else db.read(backlog.status, db.now()).to_score
-        with bars.progress("scoring", waiting) as done, present(db, worker, "score"):
+        with bars.progress("scoring", waiting) as done:
             scorer = _scorer(self.settings, self.ready, worker, done)
-            with _given_back_in_time(scorer, self.stop):
+            here = present(db, worker, "score", lambda: scorer.left_to_others)
+            with here, _given_back_in_time(scorer, self.stop):
                 tally = scorer.drain(self.stop) if self.idle_s is None else scorer.until_empty(self.stop, self.idle_s)
+            self.left_to_others = scorer.left_to_others
             self.is_done = not self.stop.is_set() or scorer.is_done()
         if not self.stop.is_set():
             housekeeping(db, self.settings)
@@ -145,9 +147,7 @@ def _given_back_in_time(scorer: "Scorer", stop: Event) -> Iterator[None]:
         if finished.wait(STOP_S):
             return
         log.warning("a batch lasts too long to be finished, it is given back")
-        leaving = threading.Thread(target=scorer.abandon, daemon=True)
-        leaving.start()
-        leaving.join(LEAVE_S)
+        scorer.abandon()
         os._exit(WORK_LEFT)
 
     threading.Thread(target=watch, name="stop", daemon=True).start()

@@ -448,6 +448,7 @@ worker = Table(
     Column("started_at", UtcDateTime, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False, index=True),
     Column("revision", sa.Text),
+    Column("left_to_others", sa.JSON),
 )
 """Every living process; ``revision`` is the newest step of the schema that it knows."""
 

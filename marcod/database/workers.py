@@ -3,6 +3,7 @@
 For people, for `rescore`, and for `db upgrade`, which must know what running workers need of the schema.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,7 +22,10 @@ ALIVE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One process; ``revision`` is the newest step of the schema that it knows, None before anybody kept it."""
+    """One process; ``revision`` is the newest step of the schema that it knows, None before anybody kept it.
+
+    ``left_to_others`` has the reasons for which it leaves sources to other hosts, by their names.
+    """
 
     name: str
     host: str
@@ -31,6 +35,7 @@ class Worker:
     started_at: datetime
     seen_at: datetime
     revision: str | None = None
+    left_to_others: Mapping[str, str] | None = None
 
     @property
     def task(self) -> str | None:
@@ -39,12 +44,21 @@ class Worker:
         return parts[2] if len(parts) == 4 else None
 
 
-def beat(connection: Connection, name: str, host: str, pid: int, roles: str, now: datetime) -> None:
+def beat(
+    connection: Connection,
+    name: str,
+    host: str,
+    pid: int,
+    roles: str,
+    now: datetime,
+    left_to_others: Mapping[str, str] | None = None,
+) -> None:
     """Say that this worker is alive; the first call makes its row."""
-    values = {"host": host, "pid": pid, "roles": roles, "marcod_version": __version__, "seen_at": now}
+    values = {"host": host, "pid": pid, "roles": roles, "marcod_version": __version__}
     values["revision"] = revisions.known().newest
-    statement = insert(connection, worker).values(name=name, started_at=now, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"seen_at": now}))
+    again = {"seen_at": now, "left_to_others": dict(left_to_others) if left_to_others else None}
+    statement = insert(connection, worker).values(name=name, started_at=now, **values, **again)
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=again))
 
 
 def leave(connection: Connection, name: str) -> None:

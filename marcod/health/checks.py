@@ -21,6 +21,9 @@ from marcod.watch.status import SourceStatus
 MAX_CAUSES: Final = 5
 """Causes that hold images up, of which each is one trouble."""
 
+MAX_HOSTS: Final = 3
+"""Hosts that leave a source to others, of which the names are shown."""
+
 UNWATCHED: Final = "no process watches it"
 START: Final = "start `marcod run`, or its unit"
 
@@ -69,6 +72,7 @@ CHECKS: Final = {
         HealthCheck("no_scan", "sources", "watching", _BROKEN, timedelta(hours=1)),
         HealthCheck("unreadable_folders", "sources", "watching", _ATTENTION),
         HealthCheck("observer", "sources", "watching", _ATTENTION),
+        HealthCheck("left_to_others", "sources", "left to others", _ATTENTION),
         HealthCheck("unread_files", "sources", "files", _ATTENTION),
     )
 }
@@ -112,6 +116,7 @@ def troubles(seen: StatusSnapshot) -> list[Trouble]:
         for one in seen.findings
         if one.attention
     ]
+    found += _left_to_others(seen)
     return sorted(found, key=lambda trouble: trouble.check.verdict is not Severity.BROKEN)
 
 
@@ -245,6 +250,18 @@ def _source(state: SourceStatus, now: datetime) -> Iterator[Trouble]:
         yield trouble("unreadable_folders", text, "see the log; let the user of marcod read them")
     if state.trouble:
         yield trouble("observer", state.trouble, "until then scans find the new files, later")
+
+
+def _left_to_others(seen: StatusSnapshot) -> Iterator[Trouble]:
+    """Yield sources that hosts with a scorer do not find, each reason once."""
+    hosts: dict[tuple[str, str], set[str]] = {}
+    for worker in seen.workers:
+        for name, reason in (worker.left_to_others or {}).items():
+            hosts.setdefault((name, reason), set()).add(worker.host)
+    for (name, reason), of in sorted(hosts.items()):
+        more = f" and {count(len(of) - MAX_HOSTS, 'other')}" if len(of) > MAX_HOSTS else ""
+        text = f"on {', '.join(sorted(of)[:MAX_HOSTS])}{more} its images are left to other hosts: {reason}"
+        yield _trouble("left_to_others", text, "mount it there, or give its root there in [hosts]", source=name)
 
 
 def counts(found: Iterable[Trouble]) -> dict[tuple[str, str, str], int]:

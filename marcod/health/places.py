@@ -19,7 +19,9 @@ from marcod.health import checks
 from marcod.health.finding import HealthFinding, Severity, judged
 from marcod.health.snapshot import StatusSnapshot
 from marcod.layouts.findings import SourceFinding
+from marcod.scoring import source_roots
 from marcod.settings import Settings, SourceSettings
+from marcod.store import sources as recorded_sources
 from marcod.survey.mounts import NETWORKED, file_system, nearest
 from marcod.text import count
 from marcod.watch.folders import recorded_twice, require_apart
@@ -64,7 +66,10 @@ def sources(
     troubles = [trouble for trouble in checks.troubles(seen) if trouble.check.area == "sources"]
     for name, source in settings.sources.items():
         yield from _once(db, settings, name, limit_s)
-        yield from _root(name, source, partial(within, limit_s, partial(look, source.root)))
+        root = list(_root(name, source, partial(within, limit_s, partial(look, source.root))))
+        yield from root
+        if root[0].verdict is Severity.OK:
+            yield from _recorded(db, name, source)
         yield from _layout(db, name, source)
         found = [trouble for trouble in troubles if trouble.source == name]
         if all(trouble.check.subject != "watching" for trouble in found):
@@ -98,6 +103,16 @@ def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterat
         "an unmounted share looks like this; check the mount",
     )  # fmt: skip
     yield _observer(name, source, kind)
+
+
+def _recorded(db: Database, name: str, source: SourceSettings) -> Iterator[HealthFinding]:
+    """Check that a root that this host did not record from holds recorded images."""
+    for known in db.read(recorded_sources.known):
+        if known.name == name and (reason := source_roots.why_not(db, known, source.root)) is not None:
+            yield HealthFinding(
+                "sources", f"{name}: recorded images", Severity.ATTENTION, reason,
+                "mount the share of this source, or give its root on this host in [hosts]",
+            )  # fmt: skip
 
 
 def apart(settings: Settings) -> Iterator[HealthFinding]:

@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +36,7 @@ from marcod.scoring.decode import NO_MEMORY, NOTHING_KNOWN, Decoded, Decoders, K
 from marcod.scoring.leases import Leases
 from marcod.scoring.outcomes import BatchReport, Outcome, ScoreTotals, log_batch, report_of
 from marcod.scoring.range_work import RangeBatch, RangeWork, claim_size
+from marcod.scoring.source_roots import SourceRoots
 from marcod.settings import ScoreSettings
 from marcod.store import backlog, queue, ranges, results, versions
 from marcod.store.ranges import RangeLease
@@ -58,6 +59,10 @@ ASK_S: Final = 1.0
 
 class ShortOfMemoryError(MarcodError):
     """Too little memory on this host or its device to score images; they wait until there is more."""
+
+
+LEAVE_S: Final = 5.0
+"""Time in seconds for the database to take back what there is no time to finish."""
 
 
 class ModelFaultError(MarcodError):
@@ -115,6 +120,7 @@ class Scorer:
         self._settings = settings
         self._worker = worker
         self._roots = roots
+        self._places = SourceRoots(db, roots)
         self._decoders = Decoders(settings.threads, roots)
         self._on_batch = on_batch
         self._clock = clock or db.now
@@ -156,16 +162,25 @@ class Scorer:
 
     def is_done(self) -> bool:
         """Tell if nothing waits for this worker and nothing is in the hands of another."""
-        now, without = self._clock(), tuple(self._unusable)
-        jobs = self._db.read(backlog.is_left, now, max_attempts=self._settings.max_attempts, without=without)
-        return not jobs and not self._db.read(ranges.is_left, now, without=without)
+        now, most = self._clock(), self._settings.max_attempts
+        ours: dict[str, Any] = {"without": tuple(self._unusable), "leaving": self._places.left_to_others()}
+        jobs = self._db.read(backlog.is_left, now, max_attempts=most, **ours)
+        return not jobs and not self._db.read(ranges.is_left, now, **ours)
+
+    @property
+    def left_to_others(self) -> Mapping[str, str]:
+        """Reasons for which sources are left to other hosts, by their names."""
+        return self._places.reasons
 
     def abandon(self) -> None:
         """Give back everything that is held, from another thread, because there is no time to finish it.
 
-        Scores that are written after this find no job and change nothing.
+        Scores that are written after this find no job and change nothing. A database that does not answer is waited
+        for no longer than :data:`LEAVE_S`.
         """
-        self._leases.give_back_all()
+        leaving = Thread(target=self._leases.give_back_all, name="leave", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_S)
 
     def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool, idle_s: float | None = None) -> ScoreTotals:
         """Score until ``stop``; with ``drain`` what waits now, and with ``idle_s`` what comes meanwhile too."""
@@ -248,6 +263,7 @@ class Scorer:
         self._asked = time.monotonic()
         common: dict[str, Any] = {
             "lease_s": self._settings.lease_s, "now": now, "due": due, "without": tuple(self._unusable),
+            "leaving": self._places.left_to_others(),
         }  # fmt: skip
         most = self._settings.max_attempts
         lease = self._db.write(queue.claim, self._worker, limit=images, max_attempts=most, **common)
@@ -331,7 +347,7 @@ class Scorer:
         ready = time.perf_counter()
         pairs = zip(batch.lease.claims, outcomes, strict=True)
         good = [(claim, outcome) for claim, outcome in pairs if isinstance(outcome, Prepared)]
-        failures = [outcome for outcome in outcomes if isinstance(outcome, queue.Failure)]
+        failures = self._places.without_fault(o for o in outcomes if isinstance(o, queue.Failure))
         short = any(failure.error == NO_MEMORY for failure in failures)
         good = self._newly_stored(batch.model, good)
         rows, errors, halved = self._score(batch.model, good)

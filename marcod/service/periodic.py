@@ -6,7 +6,7 @@ Each job is short, runs alone, and fails alone: the next turn comes whatever hap
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -55,7 +55,11 @@ PRUNE_ROUNDS: Final = 50
 
 
 class PeriodicWork:
-    """The scheduled work of one process. ``states`` returns the state of each source that it watches."""
+    """The scheduled work of one process.
+
+    ``states`` returns the state of each source that it watches, ``left_to_others`` the reasons for which it leaves
+    sources to other hosts.
+    """
 
     def __init__(
         self,
@@ -65,9 +69,10 @@ class PeriodicWork:
         worker: str,
         hearts: telemetry.Heartbeats,
         states: Callable[[], list[status.SourceStatus]],
+        left_to_others: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._settings, self._db, self._roles, self._worker = settings, ready.db, roles, worker
-        self._hearts, self._states = hearts, states
+        self._hearts, self._states, self._left_to_others = hearts, states, left_to_others
         self._monitor = prometheus.Monitor(settings.metrics)
         self._pruned_up_to = 0
         self._ahead_s: float | None = None
@@ -146,10 +151,10 @@ class PeriodicWork:
         # Before the database is asked: the scheduler lives, whether the database does or not.
         self._hearts.beat(HEART, time.monotonic())
         now, host, pid, roles = self._db.now(), self._db.host, os.getpid(), ",".join(self._roles)
-        states = self._states()
+        states, left = self._states(), self._left_to_others()
 
         def work(connection: Any) -> None:
-            workers.beat(connection, self._worker, host, pid, roles, now)
+            workers.beat(connection, self._worker, host, pid, roles, now, left)
             status.write(connection, states, now)
 
         self._db.write(work)

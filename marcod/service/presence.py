@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from marcod import telemetry
@@ -15,10 +15,19 @@ log = telemetry.logger(__name__)
 
 
 @contextmanager
-def present(db: Database, worker: str, roles: str) -> Iterator[None]:
-    """Keep a row of this worker within the context. A database that refuses for a while ends nothing."""
+def present(
+    db: Database, worker: str, roles: str, left_to_others: Callable[[], Mapping[str, str]] = dict
+) -> Iterator[None]:
+    """Keep a row of this worker within the context. A database that refuses for a while ends nothing.
+
+    ``left_to_others`` returns the reasons for which sources are left to other hosts.
+    """
     over = threading.Event()
-    thread = threading.Thread(target=_beat_until, args=(over, db, worker, roles), name="presence", daemon=True)
+
+    def beat() -> None:
+        db.write(workers.beat, worker, db.host, os.getpid(), roles, db.now(), left_to_others())
+
+    thread = threading.Thread(target=_beat_until, args=(over, beat), name="presence", daemon=True)
     thread.start()
     try:
         yield
@@ -31,10 +40,10 @@ def present(db: Database, worker: str, roles: str) -> Iterator[None]:
             log.warning("worker not taken off the list", error=str(error))
 
 
-def _beat_until(over: threading.Event, db: Database, worker: str, roles: str) -> None:
+def _beat_until(over: threading.Event, beat: Callable[[], None]) -> None:
     while True:
         try:
-            db.write(workers.beat, worker, db.host, os.getpid(), roles, db.now())
+            beat()
         except StoreError as error:
             log.warning("no heartbeat", error=str(error))
         if over.wait(HEARTBEAT_S):

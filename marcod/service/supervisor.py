@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from marcod import counters, telemetry
 from marcod.app import App, roots, worker_name
@@ -26,6 +26,9 @@ from marcod.training import trainer
 from marcod.watch.ingest import WatchedSource, open_sources
 from marcod.watch.loop import Watcher
 from marcod.watch.status import SourceStatus
+
+if TYPE_CHECKING:
+    from marcod.scoring.scorer import Scorer
 
 log = telemetry.logger(__name__)
 
@@ -87,7 +90,10 @@ class Service:
         self._silent: list[str] = []
         self._failed = threading.Event()
         self.worker = worker_name()
-        self._periodic = PeriodicWork(settings, ready, self._roles, self.worker, self._hearts, self._states)
+        self._scorer: Scorer | None = None
+        self._periodic = PeriodicWork(
+            settings, ready, self._roles, self.worker, self._hearts, self._states, self._left_to_others
+        )
 
     def loops(self) -> dict[str, Loop]:
         """Build and self-test the loops of this process's roles."""
@@ -143,12 +149,15 @@ class Service:
         # A copy, since watching threads add to the dictionary.
         return [status for watcher in list(self._watchers.values()) for status in watcher.status()]
 
+    def _left_to_others(self) -> Mapping[str, str]:
+        return {} if self._scorer is None else self._scorer.left_to_others
+
     def _score_loop(self) -> Loop:
         one_thread_an_operation()
         from marcod.scoring.scorer import Scorer  # loads TensorFlow, which a watching host need not have in memory
 
         most = self._settings.score.most_images
-        scorer = Scorer(
+        scorer = self._scorer = Scorer(
             self._ready.db,
             lambda version: self._ready.registry.load(version, most),
             self._settings.score,
@@ -249,6 +258,8 @@ class Service:
             thread.join(max(0.0, deadline - time.monotonic()))
         late = [name for name, thread in threads.items() if thread.is_alive()]
         if late:
+            if "score" in late and self._scorer is not None:
+                self._scorer.abandon()
             log.error("stopped with work unfinished; its leases will lapse", loops=",".join(late))
             # The interpreter would wait for threads that hang, on a dead share for ever.
             os._exit(1)

@@ -51,19 +51,23 @@ def status(connection: Connection, now: datetime) -> QueueStatus:
     return QueueStatus(int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4], campaigns.unfinished(connection))
 
 
-def is_left(connection: Connection, now: datetime, *, max_attempts: int, without: Collection[int] = ()) -> bool:
-    """Tell if a job can be claimed now, or is in the hands of a worker that may die; not of the versions ``without``.
+def is_left(
+    connection: Connection,
+    now: datetime,
+    *,
+    max_attempts: int,
+    without: Collection[int] = (),
+    leaving: Collection[str] = (),
+) -> bool:
+    """Tell if a job can be claimed now, or is in the hands of a worker that may die.
 
-    Jobs that wait for another try do not count.
+    Jobs that wait for another try do not count, nor those of the versions ``without`` and of the sources ``leaving``.
     """
+    ours = sa.and_(job.c.model_version_id.not_in(list(without)), queue.not_of(leaving) if leaving else sa.true())
     waits = sa.and_(job.c.available_at <= now, sa.or_(job.c.attempts < max_attempts, job.c.lease.is_(None)))
     held = sa.and_(job.c.lease.is_not(None), job.c.available_at > now)
     return any(
-        connection.execute(
-            sa.select(job.c.id)
-            .where(job.c.failed_at.is_(None), found, job.c.model_version_id.not_in(list(without)))
-            .limit(1)
-        ).first()
+        connection.execute(sa.select(job.c.id).where(job.c.failed_at.is_(None), found, ours).limit(1)).first()
         for found in (
             sa.and_(waits, job.c.priority == queue.NEW),
             sa.and_(waits, job.c.priority == queue.RESCORE),

@@ -104,10 +104,11 @@ def claim(
     now: datetime,
     due: datetime | None = None,
     without: Collection[int] = (),
+    leaving: Collection[str] = (),
 ) -> Lease | None:
     """Take up to ``limit`` jobs of one model version, most urgent first, or None when nothing waits.
 
-    Only jobs available at ``due`` (by default now) and not of the versions in ``without``.
+    Only jobs available at ``due`` (by default now), not of the versions in ``without`` nor of the sources ``leaving``.
 
     Jobs to be claimed alone come between new images and rescoring, so that neither has to wait for the other.
 
@@ -118,6 +119,8 @@ def claim(
     ready = sa.and_(job.c.failed_at.is_(None), job.c.available_at <= (due or now), allowed)
     if without:
         ready = sa.and_(ready, job.c.model_version_id.not_in(list(without)))
+    if leaving:
+        ready = sa.and_(ready, not_of(leaving))
     lapsed = sa.and_(job.c.lease.is_not(None), job.c.attempts >= LAPSES_BEFORE_ALONE)
     token = f"{worker}/{uuid4()}"
     values = {
@@ -140,6 +143,12 @@ def claim(
         return None
     claims = _describe(connection, [row.id for row in taken])
     return Lease(token, taken[0].model_version_id, claims)
+
+
+def not_of(names: Collection[str]) -> sa.ColumnElement[bool]:
+    """Choose the jobs whose images are not of the sources of these names."""
+    theirs = sa.exists().where(image.c.id == job.c.image_id, image.c.source_id.in_(sources.named(names)))
+    return sa.not_(theirs)
 
 
 def _take(

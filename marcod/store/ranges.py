@@ -16,7 +16,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.database.schema import campaign, campaign_range, image, source
+from marcod.database.schema import campaign, campaign_range, image, inspection, plate, source
 from marcod.domain import text_path
 from marcod.store import campaigns, queue, sources
 from marcod.store.campaigns import Archive, State
@@ -48,13 +48,16 @@ def claim(
     now: datetime,
     due: datetime | None = None,
     without: Collection[int] = (),
+    leaving: Collection[str] = (),
 ) -> RangeLease | None:
     """Take a range and up to ``limit`` of its images, or None when no campaign has a range to take.
 
-    Only ranges that are free at ``due`` (by default now) and not of the versions in ``without``.
+    Only ranges that are free at ``due`` (by default now), not of the versions in ``without`` and without an inspection
+    of the sources ``leaving``.
     """
     token = f"{worker}/{uuid4()}"
-    taken = _take(connection, token, now + timedelta(seconds=lease_s), due or now, without)
+    free = sa.and_(_free(due or now), _may_be_taken(without, leaving))
+    taken = _take(connection, token, now + timedelta(seconds=lease_s), free)
     if taken is None:
         return None
     of = connection.execute(sa.select(campaign).where(campaign.c.id == taken.campaign_id)).one()
@@ -67,17 +70,35 @@ def claim(
     return RangeLease(token, of.model_version_id, (), taken.id, lease.ends)
 
 
-def _take(
-    connection: Connection, token: str, until: datetime, due: datetime, without: Collection[int]
-) -> sa.Row[Any] | None:
-    """Lease the first range that is free, of the oldest campaign that has one."""
+def _free(now: datetime) -> sa.ColumnElement[bool]:
     own = campaign_range.c
-    free = sa.or_(own.available_at.is_(None), own.available_at <= due)
+    return sa.or_(own.available_at.is_(None), own.available_at <= now)
+
+
+def _may_be_taken(without: Collection[int], leaving: Collection[str]) -> sa.ColumnElement[bool]:
+    """Choose ranges of campaigns that run, not of these versions, and without an inspection of these sources."""
+    runs = sa.and_(campaign.c.state == State.RUNNING.value, campaign.c.ended_at.is_(None))
+    if without:
+        runs = sa.and_(runs, campaign.c.model_version_id.not_in(list(without)))
+    if not leaving:
+        return runs
+    own = campaign_range.c
+    left = sa.exists().where(
+        inspection.c.id.between(own.mark_inspection_id, own.last_inspection_id),
+        plate.c.id == inspection.c.plate_id,
+        plate.c.source_id.in_(sources.named(leaving)),
+        sa.or_(campaign.c.source_id.is_(None), campaign.c.source_id == plate.c.source_id),
+    )
+    return sa.and_(runs, sa.not_(left))
+
+
+def _take(connection: Connection, token: str, until: datetime, wanted: sa.ColumnElement[bool]) -> sa.Row[Any] | None:
+    """Lease the first wanted range, of the oldest campaign that has one."""
+    own = campaign_range.c
     picked = (
         sa.select(own.id)
         .join(campaign, campaign.c.id == own.campaign_id)
-        .where(campaign.c.state == State.RUNNING.value, campaign.c.ended_at.is_(None), free)
-        .where(campaign.c.model_version_id.not_in(list(without)) if without else sa.true())
+        .where(wanted)
         .order_by(own.campaign_id, own.id)
         .limit(1)
         .with_for_update(of=campaign_range, skip_locked=True)
@@ -89,15 +110,14 @@ def _take(
     return connection.execute(statement.returning(campaign_range)).one_or_none()
 
 
-def is_left(connection: Connection, now: datetime, *, without: Collection[int] = ()) -> bool:
-    """Tell if a range can be taken now or is in the hands of a worker that may die; not of the versions ``without``."""
-    own = campaign_range.c
-    waits = sa.or_(own.available_at.is_(None), own.available_at <= now)
+def is_left(
+    connection: Connection, now: datetime, *, without: Collection[int] = (), leaving: Collection[str] = ()
+) -> bool:
+    """Tell if a range can be taken now or is in the hands of a worker that may die, with the limits of a claim."""
     found = (
-        sa.select(own.id)
-        .join(campaign, campaign.c.id == own.campaign_id)
-        .where(campaign.c.state == State.RUNNING.value, campaign.c.ended_at.is_(None))
-        .where(campaign.c.model_version_id.not_in(list(without)), sa.or_(waits, own.lease.is_not(None)))
+        sa.select(campaign_range.c.id)
+        .join(campaign, campaign.c.id == campaign_range.c.campaign_id)
+        .where(_may_be_taken(without, leaving), sa.or_(_free(now), campaign_range.c.lease.is_not(None)))
     )
     return connection.execute(found.limit(1)).first() is not None
 

@@ -4,6 +4,7 @@ A source is its name. A path means something on one host alone, so roots are row
 is that of this host, else the one that was seen last on any.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -80,6 +81,36 @@ def roots_here(connection: Connection) -> list[RootHere]:
     )
     latest = {row[0]: RootHere(int(row[0]), row[1], row[2], text_path(row[3]), bool(row[4])) for row in rows}
     return list(latest.values())
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSource:
+    """A source as this host may read it: ``root`` as :func:`root_of` has it, a path of the file system.
+
+    ``is_own`` tells that this host recorded images from that root.
+    """
+
+    id: int
+    name: str
+    root: str
+    has_images: bool
+    is_own: bool
+
+
+def known(connection: Connection) -> list[KnownSource]:
+    """Every recorded source, by name."""
+    has_images = sa.exists().where(image.c.source_id == source.c.id)
+    own = sa.exists().where(source_root.c.source_id == source.c.id, source_root.c.host == host_of(connection))
+    is_own = sa.true() if has_one_host(connection) else own
+    rows = connection.execute(
+        sa.select(source.c.id, source.c.name, root_of(connection), has_images, is_own).order_by(source.c.name)
+    )
+    return [KnownSource(int(row[0]), row[1], text_path(row[2]), bool(row[3]), bool(row[4])) for row in rows]
+
+
+def named(names: Collection[str]) -> sa.Select[Any]:
+    """Select the ids of the sources of these names, for a condition."""
+    return sa.select(source.c.id).where(source.c.name.in_(list(names)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,9 @@ def changes(troubled: StatusSnapshot) -> dict[str, Callable[[StatusSnapshot], di
         "no_scan": watched(walked_at=over("no_scan")),
         "unreadable_folders": watched(unreadable=2),
         "observer": watched(trouble="no inotify watches left"),
+        "left_to_others": lambda seen: {
+            "workers": tuple(replace(w, left_to_others={"minstrel": "its root lists nothing"}) for w in seen.workers)
+        },
         "unread_files": lambda _: {"findings": (replace(troubled.findings[0], source="minstrel"),)},
     }
 
