@@ -147,6 +147,9 @@ def test_keda_counts_what_is_left_to_score(db: Database, source_id: int, champio
     [trigger] = scaled["triggers"]
     query = str(trigger["metadata"]["query"])
 
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert " ".join(re.findall(r"```sql\n(.*?)```", page, re.DOTALL)[0].split()) == " ".join(query.split())
+
     def asked() -> int:
         return int(db.read(lambda c: c.execute(sa.text(query)).scalar_one()))
 

@@ -113,11 +113,13 @@ def test_an_array_of_workers_survives_slurm(site: Site, archive: Path, slurm: Sl
     """One is cancelled, one requeued, one killed, one out of time: each image has one score, and nothing is leased."""
     with site.daemon("watch,schedule") as watcher:
         site.wait_until_running(watcher)
+        others = connections(site)
         array = slurm.submit(SCRIPT, f"--array=1-{WORKERS}", MARCOD=str(program(site)), MARCOD_CONFIG=str(site.config))
         tasks = [f"{array}_{number}" for number in range(1, WORKERS + 1)]
         cancelled, requeued, killed, late = tasks
         for task in tasks:
             wait_for_lease(site, task)
+        assert connections(site) <= others + 6 * WORKERS
         between, waiting = deliver(site, archive, LATER[:2])
         assert between <= 3 * BATCH * WORKERS
         assert waiting
@@ -147,6 +149,10 @@ def test_an_array_of_workers_survives_slurm(site: Site, archive: Path, slurm: Sl
     assert not site.rows("select image_id from score group by image_id having count(*) > 1")
 
 
+def connections(site: Site) -> int:
+    return int(site.rows("select count(*) from pg_stat_activity where datname = current_database()")[0][0])
+
+
 def program(site: Site) -> Path:
     """Return a program that is marcod as these tests have it."""
     path = site.folder / "marcod"
@@ -158,3 +164,14 @@ def program(site: Site) -> Path:
 
 def pid_of(site: Site, task: str) -> int:
     return int(site.rows("select pid from worker where name like :name", name=f"%:slurm-{task}:%")[0][0])
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+def test_a_training_runs_as_a_job(site: Site, slurm: Slurm) -> None:
+    """A lab without labels has nothing to train on, which is said in a sentence."""
+    site.write()
+    site.ok("db", "upgrade")
+    script = SCRIPT.with_name("train.sbatch")
+    job = str(slurm.submit(script, MARCOD=str(program(site)), MARCOD_CONFIG=str(site.config)))
+    wait_for(slurm, job, "JobState=COMPLETED", "ExitCode=0:0")
+    assert "no labelled image can be read" in (slurm.folder / f"marcod-train-{job}.log").read_text()
