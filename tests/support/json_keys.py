@@ -62,6 +62,7 @@ ELSEWHERE: Final[Mapping[str, tuple[str, ...]]] = {
 """Objects whose keys stand under a title of their own, such as the numbers of a training run."""
 
 _TEXT: Final = "text or a list of texts, which has no keys"
+_LEFT: Final = "reasons by the names of sources, where a host does not find them"
 _NOTHING: Final = "nothing can be compared where no drop was judged"
 
 UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -91,7 +92,9 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     "marcod setup": dict.fromkeys(
         ("sources[].notes", "surveys[].cut", "surveys[].imagers[].rivals", "surveys[].unreadable"), _TEXT
     ),
+    "marcod queue status": {"workers[].left_to_others": _LEFT},
     "marcod status": {"training.reasons": _TEXT, "rescores[].images_per_s": "a number, once some were scored"}
+    | {"workers[].left_to_others": _LEFT}
     | dict.fromkeys((f"rescores[].{name}" for name in ("ended_at", "error", "since", "source")), _TEXT),
     "marcod train settle": {"[].error": _TEXT, "[].step": _TEXT},
     "marcod web user list": {"[].seen_at": "a time, once somebody has logged in"},
