@@ -24,11 +24,12 @@ test-stories: $(VENV)/test.stamp  ## run the whole stories: labs under faults, r
 JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache
 
 test-jax: $(VENV)/jax.stamp  ## train with JAX, which is installed beside the rest, also by two processes
-	$(JAX) $(BIN)/pytest -m "not story" tests/fitting tests/model/test_backends.py tests/model/test_network.py
+	$(JAX) $(BIN)/pytest -m "not story" tests/fitting tests/model/test_backends.py tests/model/test_network.py \
+		tests/acceptance/test_processes_story.py
 
 test-jax-all: $(VENV)/jax.stamp  ## run all that depends on the Keras backend with JAX
 	$(JAX) $(BIN)/pytest tests/model tests/scoring tests/fitting tests/training tests/evaluate \
-		tests/acceptance/test_plates.py tests/cli/test_heatmap_command.py \
+		tests/acceptance/test_plates.py tests/acceptance/test_processes_story.py tests/cli/test_heatmap_command.py \
 		-k "not miniature and not processes_draw"
 
 # Away from the checkout: the light wheel, in an environment of its own without TensorFlow.
