@@ -23,7 +23,7 @@ from marcod.database.engine import insert
 from marcod.database.schema import image, inspection, job, model_version, source
 from marcod.domain import text_path
 from marcod.store import locks, sources
-from marcod.store.selects import IS_COUNTED, current_score
+from marcod.store.selects import IS_COUNTED, current_score, unforeseen
 from marcod.text import storable
 
 CHANNEL: Final = "marcod_jobs"
@@ -473,7 +473,7 @@ def _announced(connection: Connection, count: int) -> int:
 
 def owed(version_id: int) -> sa.ColumnElement[bool]:
     """Images that a version should score: in its light, not gone, no copy, without its score of the present bytes."""
-    scored = sa.exists().where(current_score(version_id))
+    scored = sa.exists().where(current_score(unforeseen(sa.literal(version_id))))
     modality = sa.select(model_version.c.modality).where(model_version.c.id == version_id).scalar_subquery()
     there = sa.and_(image.c.gone_at.is_(None), IS_COUNTED)
     return sa.and_(image.c.modality == modality, there, sa.or_(image.c.unread, sa.not_(scored)))

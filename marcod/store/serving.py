@@ -163,7 +163,8 @@ def challenge(connection: Connection, version: Version | None, *, actor: str, no
     """Set the challenger, which scores every new image too; None ends it. Returns the former one.
 
     What was queued behind new images for the former challenger while it was one, and nobody holds, is withdrawn; a
-    rescore with it too. Raises StoreError when the version is champion, NotFoundError when it was removed.
+    rescore of plates with it too; campaigns go on. Raises StoreError when the version is champion, NotFoundError when
+    it was removed.
     """
     serving = _lock_aliases(connection)
     if serving is None:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.schema import drop, image, inspection, job, model_version, score
 from marcod.domain import DropClass
 from marcod.store import votes
-from marcod.store.selects import IS_COUNTED, current_score, is_hit
+from marcod.store.selects import IS_COUNTED, current_score, is_hit, unforeseen
 from marcod.store.versions import Version
 
 
@@ -157,7 +157,7 @@ _THRESHOLD: Final = sa.bindparam("own_threshold", type_=sa.Float)
 
 
 def _images() -> sa.Select[Any]:
-    own = current_score(_VERSION)
+    own = current_score(unforeseen(_VERSION))
     own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == _VERSION)
     mine = score.c.id.is_not(None)
     scored = sa.or_(mine, _KEPT.c.id.is_not(None))

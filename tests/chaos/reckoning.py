@@ -74,7 +74,7 @@ class _Books:
 
 
 TABLES: Final = ("image", "score", "job", "label", "label_inbox", "inspection_summary", "drop_summary", "hit", "drop",
-                 "worker", "training_run")  # fmt: skip
+                 "worker", "training_run", "campaign_range")  # fmt: skip
 
 
 def reckon(lab: Lab) -> list[Line]:
@@ -98,7 +98,8 @@ def idle(lab: Lab) -> bool:
     job, inbox = schema.job, schema.label_inbox
     waiting = sa.select(sa.func.count()).select_from(job).where(job.c.failed_at.is_(None))
     unheard = sa.select(sa.func.count()).select_from(inbox).where(inbox.c.state == "waiting")
-    return lab.db.read(lambda c: not c.execute(waiting).scalar() and not c.execute(unheard).scalar())
+    archives = sa.select(sa.func.count()).select_from(schema.campaign_range)
+    return lab.db.read(lambda c: not any(c.execute(one).scalar() for one in (waiting, archives, unheard)))
 
 
 def settled(lines: Iterable[Line]) -> bool:
@@ -211,6 +212,7 @@ def _queue(books: _Books) -> list[Line]:
     return [
         Line("leases left", 0, sum(job.lease is not None for job in jobs)),
         Line("jobs left, of any model", 0, len(waiting), _some(waiting)),
+        Line("ranges of rescores left", 0, len(books.rows["campaign_range"])),
         Line(f"scores of any model that are there twice{FORBIDDEN}", 0, sum(n > 1 for n in repeated.values())),
     ]
 

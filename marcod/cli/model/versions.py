@@ -292,7 +292,7 @@ def challenge(settings: Settings, model_text: str | None, ends: bool) -> None:
 
     Its scores are stored and shown when asked for with --model; current views, hits and plate summaries stay the
     champion's. A new challenger replaces the former one, whose waiting images are withdrawn, those of a
-    `marcod rescore` with it too.
+    `marcod rescore --plate` with it too. Rescores of archives go on.
     """
     if (model_text is None) != ends:
         raise click.UsageError("name a model version, or give --none")
