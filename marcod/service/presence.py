@@ -18,15 +18,16 @@ log = telemetry.logger(__name__)
 def present(
     db: Database, worker: str, roles: str, left_to_others: Callable[[], Mapping[str, str]] = dict
 ) -> Iterator[None]:
-    """Keep a row of this worker within the context. A database that refuses for a while ends nothing.
+    """Keep a row of this worker within the context; ``left_to_others`` returns why sources are left to other hosts.
 
-    ``left_to_others`` returns the reasons for which sources are left to other hosts.
+    Raises StoreError where the first heartbeat is refused. Later ones that are end nothing.
     """
     over = threading.Event()
 
     def beat() -> None:
         db.write(workers.beat, worker, db.host, os.getpid(), roles, db.now(), left_to_others())
 
+    beat()
     thread = threading.Thread(target=_beat_until, args=(over, beat), name="presence", daemon=True)
     thread.start()
     try:
@@ -41,10 +42,8 @@ def present(
 
 
 def _beat_until(over: threading.Event, beat: Callable[[], None]) -> None:
-    while True:
+    while not over.wait(HEARTBEAT_S):
         try:
             beat()
         except StoreError as error:
             log.warning("no heartbeat", error=str(error))
-        if over.wait(HEARTBEAT_S):
-            return
