@@ -72,6 +72,7 @@ MISSING: Final = {
 """Ends, without files, of what would load a model after it has read everything; ``test_heatmap.py`` goes on to it."""
 
 WRITES: Final[dict[str, tuple[str, ...]]] = {
+    "dataset pack": ("OUT",),
     "db backup": ("OUT.sqlite",),
     "db restore": ("OUT.sqlite", "--yes"),
     "db roles": (),
