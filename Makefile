@@ -25,7 +25,7 @@ JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache
 
 test-jax: $(VENV)/jax.stamp  ## train with JAX, which is installed beside the rest, also by two processes
 	$(JAX) $(BIN)/pytest -m "not story" tests/fitting tests/model/test_backends.py tests/model/test_network.py \
-		tests/acceptance/test_processes_story.py
+		tests/acceptance/test_processes_story.py -k "not too_little_memory and not without_memory"
 
 test-jax-all: $(VENV)/jax.stamp  ## run all that depends on the Keras backend with JAX
 	$(JAX) $(BIN)/pytest tests/model tests/scoring tests/fitting tests/training tests/evaluate \

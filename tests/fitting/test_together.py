@@ -120,6 +120,19 @@ def test_a_training_whose_process_was_killed_goes_on_from_the_checkpoint(story: 
     assert all(np.isfinite(value).all() for value in story.stopped.weights.values())
 
 
+def test_independent_fits_are_done_side_by_side(story: Story, tmp_path: Path) -> None:
+    """A process each, which finds what it would have found alone."""
+    job = job_in(tmp_path)
+    given = [replace(job, seed=seed, place=tmp_path / f"fit-{seed}.npz") for seed in (job.seed, 2)]
+    seen: list[int] = []
+    first, second = together.run_each(given, 2, lambda what, done, total: seen.append(done), Event())
+    assert seen[-1] == 2
+    for name, value in story.one.weights.items():
+        np.testing.assert_allclose(first.weights[name], value, rtol=0, atol=1e-6)
+    assert any(not np.array_equal(first.weights[name], value) for name, value in second.weights.items())
+    assert (tmp_path / "process-1.log").exists()
+
+
 def test_a_task_whose_first_one_is_silent_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "SILENCE_S", 0.2)
     monkeypatch.setattr(together, "FOLLOW_S", 0.05)
