@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from factories import utc
+from waiting import wait_until
 
 from marcod.database import notices
 from marcod.database.engine import Database
@@ -123,7 +124,9 @@ def test_the_line_is_not_one_of_the_pools_connections(db: Database, line: Notice
     db.write(say)
     assert line.wait(LONG_S)
     line.close()
-    assert not db.read(lambda c: c.execute(sa.text(LISTENERS)).scalars().all())
+    wait_until(
+        lambda: not db.read(lambda c: c.execute(sa.text(LISTENERS)).scalars().all()), "the server's process to end"
+    )
 
 
 @on_sqlite
