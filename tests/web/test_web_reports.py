@@ -43,8 +43,8 @@ def test_who_becomes_champion_is_shown_with_how_far_that_is(
     factories.record(db, source_id, factories.sightings(2))
     coming = factories.register(db, "other")
     db.write(lambda c: promotions.begin(c, coming, actor="ann", now=factories.utc()))
-    assert "becoming champion: 0 of 1 plate<" in client.get("/models").text
-    assert "other:1, 0 of 1 plate since 2026-01-01" in client.get("/status").text
+    assert "becoming champion: 1 of 1 plate<" in client.get("/models").text
+    assert "other:1, 1 of 1 plate since 2026-01-01" in client.get("/status").text
 
 
 def test_the_notice_of_a_bundle_is_one_line_that_can_be_read(client: TestClient) -> None:
