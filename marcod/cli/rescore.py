@@ -34,11 +34,9 @@ Report = Callable[[str, int, int], None]
 @click.option("--model", "model_text", metavar="NAME:VERSION", help="Model version or alias [default: the champion]")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until it is done")
 @options.as_json
-@pass_settings
 @click.pass_context
 def rescore(
     context: click.Context,
-    settings: Settings,
     plates: tuple[str, ...],
     everything: bool,
     since: datetime | None,
@@ -59,6 +57,20 @@ def rescore(
         return
     if chosen != 1:
         raise click.UsageError("give exactly one of --plate, --all and --since")
+    _rescore(plates, since, source, model_text, wait=wait, json_output=json_output)
+
+
+@pass_settings
+def _rescore(
+    settings: Settings,
+    plates: tuple[str, ...],
+    since: datetime | None,
+    source: str | None,
+    model_text: str | None,
+    *,
+    wait: bool,
+    json_output: bool,
+) -> None:
     with app.open_app(settings) as ready, app.stop_event_on_signals() as stop:
         asked = _asked(ready, plates, since, source)
         version = _version(ready, model_text)
