@@ -352,7 +352,7 @@ INPUTS: Final = {
     "demo": {"folder", "models"}, "install-systemd": {"prefix", "program"}, "label import": {"place"},
     "model evaluate": {"csv", "root"}, "model calibrate": {"csv", "root"}, "model fetch": {"given"},
     "model import": {"images"}, "model train-synthetic": {"folder", "given"}, "plate import": {"table"},
-    "db restore": {"file"},
+    "dataset pack": {"folder"}, "db restore": {"file"},
     "review export": {"target"}, "review import": {"place"}, "scan": {"root"}, "setup": {"folders"},
 }  # fmt: skip
 """Paths that are read, or are folders that are made; every other one is a file to be written."""
