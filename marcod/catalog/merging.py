@@ -30,6 +30,7 @@ from marcod.catalog.merging_rows import (
 from marcod.catalog.source_changes import MergePlan, Report, hold, plan, silent
 from marcod.database.rows import delete_in, parts, select_in
 from marcod.database.schema import (
+    campaign,
     drift_alarm,
     drift_day,
     drift_reference,
@@ -299,7 +300,7 @@ class _Merge:
         return {"source_id": self._target, **({} if self._reads_alike else again)}
 
     def _move_satellites(self) -> None:
-        """Drift, events, roots and the inbox follow; what the watcher wrote of the source is gone with it."""
+        """Drift, events, campaigns, roots and the inbox follow; what the watcher wrote is gone with the source."""
         mine, connection = self._source, self._connection
         for table, keys in (
             (drift_reference, ("modality", "model_version_id")),
@@ -314,7 +315,8 @@ class _Merge:
                 sa.update(table).where(table.c.source_id == mine, sa.not_(known)).values(source_id=self._target)
             )
             connection.execute(sa.delete(table).where(table.c.source_id == mine))
-        connection.execute(sa.update(event).where(event.c.source_id == mine).values(source_id=self._target))
+        for table in (event, campaign):
+            connection.execute(sa.update(table).where(table.c.source_id == mine).values(source_id=self._target))
         for table in (watch_state, source_finding):
             connection.execute(sa.delete(table).where(table.c.source_id == mine))
         sources.follow_in_inbox(connection, self.name, self.target_name)

@@ -13,6 +13,8 @@ from sqlalchemy.engine import Connection
 
 from marcod.database import workers
 from marcod.database.schema import (
+    campaign,
+    campaign_range,
     delivery,
     drift_alarm,
     drift_day,
@@ -170,7 +172,9 @@ def forget(connection: Connection, source_id: int, *, actor: str, now: datetime,
     of_source = event.c.source_id == source_id
     connection.execute(sa.delete(delivery).where(delivery.c.event_id.in_(sa.select(event.c.id).where(of_source))))
     connection.execute(sa.delete(event).where(of_source))
-    for table in (drift_reference, drift_day, drift_alarm, source_finding, watch_state, source_root):
+    of_campaigns = sa.select(campaign.c.id).where(campaign.c.source_id == source_id)
+    connection.execute(sa.delete(campaign_range).where(campaign_range.c.campaign_id.in_(of_campaigns)))
+    for table in (campaign, drift_reference, drift_day, drift_alarm, source_finding, watch_state, source_root):
         connection.execute(sa.delete(table).where(table.c.source_id == source_id))
     connection.execute(sa.delete(source).where(source.c.id == source_id))
     audit_log.write(connection, actor, "source forget", name, {**asdict(counted)}, now)

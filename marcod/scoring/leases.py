@@ -64,6 +64,12 @@ class Leases:
         with self._lock:
             self._held[lease.token] = _Held(lease, now, now)
 
+    def proceed(self, lease: queue.Lease) -> None:
+        """Count a lease as new, because a part of its work was written."""
+        with self._lock:
+            if held := self._held.get(lease.token):
+                held.since = time.monotonic()
+
     def drop(self, lease: queue.Lease) -> None:
         """Forget the lease of a finished batch."""
         with self._lock:

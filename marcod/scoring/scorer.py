@@ -230,6 +230,8 @@ class Scorer:
             finally:
                 if ahead is not None:
                     self._give_back(ahead)
+                # Behind the writes that are under way.
+                database.submit(self._leave_range).result()
             return tally if written is None else tally.plus(written.result())
 
     def _note(self, batch: _Batch, outcome: Outcome | None, before: float | None) -> float:
@@ -423,6 +425,13 @@ class Scorer:
     def _write_gathered(self, *, last: bool) -> BatchReport | None:
         return None if self._range is None else self._write_range(self._range, last=last)
 
+    def _leave_range(self) -> None:
+        """Give back what is left of a range: nobody would renew its lease."""
+        work, self._range = self._range, None
+        if work is not None:
+            work.abandon()
+            self._leases.give_back(work.lease)
+
     def _write_range(self, work: RangeWork, *, last: bool = False) -> BatchReport | None:
         gathered = work.collect(last=last)
         return None if gathered is None else self._write(gathered.lease, gathered.outcome, keeps=gathered.keeps)
@@ -445,6 +454,11 @@ class Scorer:
             raise
         if not keeps:
             self._leases.drop(lease)
+        elif done.held:
+            self._leases.proceed(lease)
+        else:
+            # Somebody else has the range, or its campaign was cancelled.
+            self._return(lease)
         report = report_of(lease, str(version), outcome, done, now)
         log_batch(report, outcome.failures)
         self._on_batch(report)

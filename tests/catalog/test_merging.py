@@ -17,6 +17,8 @@ from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import (
     audit,
+    campaign,
+    campaign_range,
     drop,
     drop_mark,
     drop_summary,
@@ -37,7 +39,7 @@ from marcod.database.schema import (
 from marcod.domain import DropClass, LayoutWarning, Modality, Split, WarningKind, split_of
 from marcod.errors import ConfigError
 from marcod.labels import recorder
-from marcod.store import derived, queue, results, summaries
+from marcod.store import campaigns, derived, queue, results, summaries
 from marcod.store.versions import Version
 from marcod.store.votes import NewLabel
 
@@ -434,3 +436,14 @@ def test_what_was_accepted_as_gone_stays_so(db: Database, champion: Version) -> 
     db.write(lambda c: c.execute(sa.update(image).where(image.c.id == lost[0]).values(gone_accepted=True)))
     merge(db, ids)
     assert [row.gone_accepted for row in rows(db, sa.select(image.c.gone_accepted))] == [True]
+
+
+def test_a_rescore_of_a_source_goes_to_the_other_and_is_forgotten_with_it(
+    db: Database, twice: dict[str, int], champion: Version
+) -> None:
+    owed = [campaigns.Owed(1, 3)]
+    number = db.write(campaigns.begin, champion.id, campaigns.Archive(None, twice[HAND]), owed, "ann", utc(4))
+    merge(db, twice)
+    assert rows(db, sa.select(campaign.c.id, campaign.c.source_id)) == [(number, twice[MINSTREL])]
+    db.write(lambda c: source_changes.forget(c, twice[MINSTREL], actor="ann", now=utc(9)))
+    assert rows(db, sa.select(campaign.c.id)) == rows(db, sa.select(campaign_range.c.id)) == []

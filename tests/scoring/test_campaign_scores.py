@@ -1,6 +1,7 @@
 """Campaigns in the scoring loop: batches for the device, one write for many, new images in between."""
 
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from test_score import GOOD, SETTINGS, Lab, bomb, photograph
 from marcod.database.engine import Database
 from marcod.database.schema import campaign_range, image, job, score
 from marcod.model.registry import Registry
+from marcod.scoring import range_work
 from marcod.scoring import scorer as loop
 from marcod.scoring.outcomes import BatchReport
 from marcod.store import campaigns
@@ -151,3 +153,44 @@ def test_a_version_that_cannot_be_loaded_leaves_its_campaign_to_others(lab: Lab,
     assert (waiting.lease, waiting.error) == (None, "RuntimeError: no room")
     lab.drain(utc(4))
     assert len(scored(lab, second)) == 3
+
+
+def leases(lab: Lab) -> list[str | None]:
+    return [lease for (lease,) in rows(lab.db, sa.select(campaign_range.c.lease))]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_that_leaves_a_range_for_new_images_and_ends_gives_it_back(
+    lab: Lab, second: Version, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    monkeypatch.setattr(range_work, "GATHERED_S", 0.0)
+    monkeypatch.setattr(loop, "ASK_S", 0.0)
+    for seed in range(11):
+        lab.deliver(f"{seed:02}.jpg", photograph(seed))
+    lab.drain()
+    begin(lab, second)
+    stop, models = threading.Event(), list[str]()
+
+    def report(batch: BatchReport) -> None:
+        models.append(batch.model)
+        if models == [str(second)]:
+            for seed in range(20, 32):
+                lab.deliver(f"{seed:02}.jpg", photograph(seed), utc(2))
+        elif str(second) != batch.model and fails:
+            fail()
+        elif str(second) != batch.model:
+            stop.set()
+
+    def fail() -> None:
+        nonlocal fails
+        fails = False
+        raise RuntimeError("the metrics are away")
+
+    scorer = lab.scorer(utc(3), on_batch=report)
+    with pytest.raises(RuntimeError, match="away") if fails else nullcontext():
+        scorer.run(stop)
+    assert 0 < len(scored(lab, second)) < 11
+    assert leases(lab) == [None]
+    scorer.drain(threading.Event())
+    assert only(lab).state is State.FINISHED
+    assert set(scored(lab, second)) >= {f"{seed:02}.jpg" for seed in range(11)}
