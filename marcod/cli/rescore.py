@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import click
+from click.core import ParameterSource
 
 from marcod import app, text
 from marcod.cli.common import bars, listings, options, output
@@ -47,15 +48,16 @@ def rescore(
 ) -> None:
     """Score again what a model version has not scored yet, behind all new images. Old scores stay.
 
-    Give one of --plate, --all and --since. A repeated call queues nothing twice and goes on where an interrupted one
-    was. With --all and --since, --wait lasts until nothing waits to be scored again by that version.
+    Give one of --plate, --all and --since. A repeated call with --all or --plate queues nothing twice and goes on where
+    an interrupted one was; one with --since such as 24h means another moment. With --all and --since, --wait lasts
+    until nothing waits to be scored again by that version, but for other rescores that are paused.
     """
-    chosen = (bool(plates), everything, since is not None).count(True)
-    if context.invoked_subcommand is not None:
-        if chosen:
-            raise click.UsageError(f"{context.invoked_subcommand} takes none of --plate, --all and --since")
+    if (named := context.invoked_subcommand) is not None:
+        sources = map(context.get_parameter_source, context.params)
+        if ParameterSource.COMMANDLINE in sources:
+            raise click.UsageError(f"options come after {named}, and only its own: `marcod rescore {named} --help`")
         return
-    if chosen != 1:
+    if (bool(plates), everything, since is not None).count(True) != 1:
         raise click.UsageError("give exactly one of --plate, --all and --since")
     _rescore(plates, since, source, model_text, wait=wait, json_output=json_output)
 
@@ -75,18 +77,22 @@ def _rescore(
         asked = _asked(ready, plates, since, source)
         version = _version(ready, model_text)
         with bars.stages() as report:
-            queued = _queue(ready, asked, version, stop, report)
-            left = _unfinished(ready, asked, version)
+            queued, number = _queue(ready, asked, version, stop, report)
+            work = _Work(asked, version, number)
+            left = _unfinished(ready, work)
             if wait and left:
-                left = _finish(settings, ready, asked, version, stop, report)
+                left = _finish(settings, ready, work, stop, report)
         new = ready.db.read(backlog.new)
         there = ready.db.read(campaigns.has_images, asked.archive, asked.ids)
-        running = _campaign(ready, asked, version)
+        running = _campaign(ready, work)
+        if wait and running is not None and running.state is State.CANCELLED:
+            raise MarcodError(f"rescore {running.id} was cancelled; its scores stay, and the same call does the rest")
+        if running is not None and running.ended_at is not None:
+            running = None
     if json_output:
-        number = None if running is None else running.id
         output.print_json(
             {"plates": asked.plates, "model": str(version), "queued": queued, "left": left, "new_before": new}
-            | {"campaign": number}
+            | {"campaign": None if running is None else running.id}
         )
     elif there:
         _print(asked, version, queued, left, new, running)
@@ -195,6 +201,15 @@ class _Asked:
         return f"{'plate' if len(keys) == 1 else 'plates'} {', '.join(keys)}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Images that were asked for, the version that scores them, and the number of their campaign, if they have one."""
+
+    asked: _Asked
+    version: versions.Version
+    campaign: int | None
+
+
 def _asked(ready: app.App, plates: Sequence[str], since: datetime | None, source: str | None) -> _Asked:
     if plates:
         lists = [ready.db.read(reports.find_plates, name, source) for name in plates]
@@ -203,20 +218,22 @@ def _asked(ready: app.App, plates: Sequence[str], since: datetime | None, source
     return _Asked((), campaigns.Archive(since, source_id))
 
 
-def _queue(ready: app.App, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
-    """Queue what was asked for. Returns how many images were not waiting yet."""
+def _queue(
+    ready: app.App, asked: _Asked, version: versions.Version, stop: Event, report: Report
+) -> tuple[int, int | None]:
+    """Queue what was asked for. Returns how many images were not waiting yet, and the number of their campaign."""
     now = ready.db.now()
     archive = asked.archive
     if archive is None:
-        return ready.db.write(queue.enqueue_rescore, version.id, now, asked.ids)
-    if _campaign(ready, asked, version) is not None:
-        return 0
+        return ready.db.write(queue.enqueue_rescore, version.id, now, asked.ids), None
+    if (number := ready.db.read(campaigns.alike, version.id, archive)) is not None:
+        return 0, number
     owed = _survey(ready, archive, version, stop, report)
     if stop.is_set():
         raise MarcodError("stopped before anything was queued")
     if owed:
-        ready.db.write(campaigns.begin, version.id, archive, owed, options.actor(), now)
-    return sum(one.images for one in owed)
+        number = ready.db.write(campaigns.begin, version.id, archive, owed, options.actor(), now)
+    return sum(one.images for one in owed), number
 
 
 def _survey(
@@ -233,53 +250,53 @@ def _survey(
     return owed
 
 
-def _campaign(ready: app.App, asked: _Asked, version: versions.Version) -> campaigns.Campaign | None:
-    """Return the campaign of the version over what was asked for, where one has not ended."""
-    if asked.archive is None:
+def _campaign(ready: app.App, work: _Work) -> campaigns.Campaign | None:
+    """Return the campaign as it is now, also where it has ended."""
+    if work.campaign is None:
         return None
-    number = ready.db.read(campaigns.alike, version.id, asked.archive)
-    found = ready.db.read(campaigns.listed, ready.db.now(), version_id=version.id) if number is not None else []
-    return next((one for one in found if one.id == number), None)
+    found = ready.db.read(campaigns.listed, ready.db.now(), every=True, version_id=work.version.id)
+    return next((one for one in found if one.id == work.campaign), None)
 
 
-def _unfinished(ready: app.App, asked: _Asked, version: versions.Version) -> int:
-    if asked.archive is None:
-        return ready.db.read(reports.unfinished, version.id, asked.ids)
-    of_campaigns = sum(one.left for one in ready.db.read(campaigns.listed, ready.db.now(), version_id=version.id))
-    return ready.db.read(queue.count_unfinished, version.id) + of_campaigns
+def _unfinished(ready: app.App, work: _Work) -> int:
+    """Count the images to wait for: those that others have paused are not."""
+    version_id = work.version.id
+    if work.asked.archive is None:
+        return ready.db.read(reports.unfinished, version_id, work.asked.ids)
+    found = ready.db.read(campaigns.listed, ready.db.now(), version_id=version_id)
+    of_campaigns = sum(one.left for one in found if one.id == work.campaign or one.state is not State.PAUSED)
+    return ready.db.read(queue.count_unfinished, version_id) + of_campaigns
 
 
-def _finish(
-    settings: Settings, ready: app.App, asked: _Asked, version: versions.Version, stop: Event, report: Report
-) -> int:
+def _finish(settings: Settings, ready: app.App, work: _Work, stop: Event, report: Report) -> int:
     """Watch other processes do it, and do here what they leave. Returns how many images are still to do."""
-    left, pause_s = _counted(ready, asked, version)
+    left, pause_s = _counted(ready, work)
     total = left
 
     def show(done: int) -> None:
-        report(f"images scored by {version}{_behind(ready.db.read(backlog.new))}", min(done, total), total)
+        report(f"images scored by {work.version}{_behind(ready.db.read(backlog.new))}", min(done, total), total)
 
     def goes_on() -> bool:
-        running = _campaign(ready, asked, version)
-        return not stop.is_set() and (running is None or running.state is not State.PAUSED)
+        running = _campaign(ready, work)
+        return not stop.is_set() and (running is None or running.state not in (State.PAUSED, State.CANCELLED))
 
     while left and goes_on() and _others_score(ready):
         show(total - left)
         stop.wait(pause_s)
-        left, pause_s = _counted(ready, asked, version)
+        left, pause_s = _counted(ready, work)
         total = max(total, left)
     if left and goes_on():
         here = total - left
         drain(settings, ready, stop, lambda done: show(here + done))
-        left = _unfinished(ready, asked, version)
+        left = _unfinished(ready, work)
     show(total - left)
     return left
 
 
-def _counted(ready: app.App, asked: _Asked, version: versions.Version) -> tuple[int, float]:
+def _counted(ready: app.App, work: _Work) -> tuple[int, float]:
     """Return the number of images left, and the seconds to wait before counting them again."""
     start = time.monotonic()
-    left = _unfinished(ready, asked, version)
+    left = _unfinished(ready, work)
     return left, max(POLL_S, (time.monotonic() - start) / COUNT_SHARE)
 
 

@@ -26,7 +26,7 @@ from marcod.database.engine import Database
 from marcod.model import registry
 from marcod.model.registry import Registry
 from marcod.settings.environment import child_environment
-from marcod.store import versions
+from marcod.store import campaigns, versions
 from marcod.store.versions import Version
 from marcod.synthetic import write_file
 
@@ -267,7 +267,9 @@ def test_a_rescore_is_listed_paused_resumed_and_cancelled(archive: Site) -> None
     archive.ok("rescore", "cancel", "1")
     assert "rescore 1 is cancelled already" in archive.call("rescore", "resume", "1").stderr
     assert "there is no rescore 7" in archive.call("rescore", "pause", "7").stderr
-    assert archive.call("rescore", "--all", "cancel", "1").exit_code == 2
+    for before in (["--all"], ["--json"], ["--model", "random:2"], ["--no-wait"]):
+        refused = archive.call("rescore", *before, "cancel", "1")
+        assert (refused.exit_code, "options come after cancel, and only its own" in refused.stderr) == (2, True)
     assert [row["state"] for row in json.loads(archive.ok("rescore", "list", "--every", "--json"))] == ["cancelled"]
     assert "cancelled" in archive.ok("rescore", "list", "--every")
 
@@ -287,6 +289,39 @@ def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: 
     assert process.returncode == 1
     assert b"6 images could not be scored yet and stay queued" in told
     assert archive.count("campaign_range") == 1
+
+
+@on_sqlite
+def test_rescore_whose_campaign_is_cancelled_while_it_waits_says_so(archive: Site) -> None:
+    db = Database(archive.url)
+    db.write(lambda c: workers.beat(c, "elsewhere", "host", 1, "score", datetime.now(UTC)))
+    db.close()
+    command = [sys.executable, "-m", "marcod", "--config", str(archive.config), "rescore", "--all"]
+    command += ["--model", "random:2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=child_environment()) as process:
+        wait_until(lambda: archive.count("campaign_range") == 1, "the images to be queued")
+        archive.ok("rescore", "cancel", "1")
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, b"rescore 1 was cancelled; its scores stay" in told) == (1, True)
+    assert archive.count("score") == 6
+
+
+@on_sqlite
+def test_rescore_does_not_wait_for_what_another_has_paused(archive: Site) -> None:
+    archive.ok("rescore", "--since", "2026-01-02", "--model", "random:2", "--no-wait")
+    archive.ok("rescore", "pause", "1")
+    db = Database(archive.url)
+    db.write(lambda c: workers.beat(c, "elsewhere", "host", 1, "score", datetime.now(UTC)))
+    command = [sys.executable, "-m", "marcod", "--config", str(archive.config), "rescore", "--all"]
+    command += ["--model", "random:2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment()) as process:
+        wait_until(lambda: len(archive.rows("select id from campaign")) == 2, "the other rescore to begin")
+        db.write(lambda c: c.execute(sa.text("delete from campaign_range where campaign_id = 2")))
+        assert db.write(campaigns.end_if_done, 2, datetime.now(UTC))
+        told, _ = process.communicate(timeout=60)
+    db.close()
+    assert (process.returncode, b"queued for random:2, 0 still to do" in told) == (0, True)
+    assert archive.rows("select state from campaign order by id") == [("paused",), ("finished",)]
 
 
 @on_sqlite
