@@ -194,8 +194,8 @@ def _queue(seen: StatusSnapshot) -> Iterator[Trouble]:
 
 
 def _stands(one: Campaign, seen: StatusSnapshot) -> bool:
-    """Tell if somebody scores, nothing new waits, and a rescore of some age has no worker and no score lately."""
-    idle = one.state is State.RUNNING and not one.held and one.images_per_s is None
+    """Tell if somebody scores, nothing new waits, and a rescore of some age has no score lately and none a worker."""
+    idle = one.state is State.RUNNING and one.images_per_s is None and not any(other.held for other in seen.rescores)
     free = "score" in snapshot.roles(seen.workers) and not seen.new.waiting and not seen.rescore.waiting
     return idle and free and _over("rescore_stands", one.created_at, seen.taken_at)
 

@@ -209,6 +209,14 @@ def test_what_is_at_its_limit_is_well(healthy: StatusSnapshot) -> None:
     assert checks.troubles(seen) == []
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_rescore_that_waits_behind_one_in_work_is_well(healthy: StatusSnapshot) -> None:
+    waiting = rescore(over("rescore_stands"))
+    assert [one.check.name for one in checks.troubles(replace(healthy, rescores=(waiting,)))] == ["rescore_stands"]
+    first = replace(waiting, id=2, held=1)
+    assert checks.troubles(replace(healthy, rescores=(first, waiting))) == []
+
+
 def test_alerts_name_checks_that_exist() -> None:
     for name, asked in alerts().items():
         for selector in asked:
