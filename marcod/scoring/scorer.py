@@ -268,19 +268,21 @@ class Scorer:
             "leaving": self._places.left_to_others(),
         }  # fmt: skip
         most = self._settings.max_attempts
-        lease = self._db.write(queue.claim, self._worker, limit=images, max_attempts=most, **common)
-        if lease is not None:
-            self._leases.hold(lease)
-            return lease
-        if (portion := self._next(images)) is not None:
-            return portion
-        size = claim_size(images)
-        while (taken := self._db.write(ranges.claim, self._worker, limit=size, **common)) is not None:
+        while True:
+            lease = self._db.write(queue.claim, self._worker, limit=images, max_attempts=most, **common)
+            if lease is not None:
+                self._leases.hold(lease)
+                return lease
+            if (portion := self._next(images)) is not None:
+                return portion
+            taken = self._db.write(ranges.claim, self._worker, limit=claim_size(images), **common)
+            if taken is None:
+                return None
             if taken.claims:
                 self._leases.hold(taken)
                 self._range = RangeWork(taken)
                 return self._next(images)
-        return None
+            # Others did all of it; there may be hundreds of such ranges, and new images meanwhile.
 
     def _next(self, images: int) -> RangeBatch | None:
         return None if self._range is None else self._range.next(images)

@@ -54,7 +54,7 @@ class SourceRoots:
             self._looked = now
             for source in self._db.read(sources.known):
                 self._look(source)
-        return tuple(self._reasons)
+        return tuple(dict(self._reasons))
 
     def without_fault(self, failures: Iterable[queue.Failure]) -> list[queue.Failure]:
         """Return failures such that no image counts as gone whose source is not there on this host."""
@@ -63,9 +63,11 @@ class SourceRoots:
         for source in self._db.read(sources.known) if doubted else ():
             if source.name in doubted:
                 self._look(source)
+        # Another thread may look at a source now.
+        reasons = dict(self._reasons)
         return [
-            replace(failure, error=self._reasons[failure.claim.source], counts=False)
-            if failure.error == queue.GONE and failure.claim.source in self._reasons
+            replace(failure, error=reasons[failure.claim.source], counts=False)
+            if failure.error == queue.GONE and failure.claim.source in reasons
             else failure
             for failure in failed
         ]
