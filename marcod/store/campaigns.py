@@ -122,9 +122,18 @@ def of_archive(archive: Archive) -> sa.ColumnElement[bool]:
 def begin(
     connection: Connection, version_id: int, archive: Archive, owed: Sequence[Owed], actor: str, now: datetime
 ) -> int:
-    """Begin a campaign over what was counted. Returns its number. Raises NotFoundError when the version was removed."""
+    """Begin a campaign over what was counted, unless one alike goes on. Returns its number.
+
+    Raises NotFoundError when the version was removed.
+    """
     versions.champion(connection, lock=True)
+    # Stronger than what keeps the version, so that two who counted the same begin one after the other.
+    connection.execute(
+        sa.select(model_version.c.id).where(model_version.c.id == version_id).with_for_update(key_share=True)
+    )
     versions.lock_version(connection, version_id)
+    if (there := alike(connection, version_id, archive)) is not None:
+        return there
     images = sum(one.images for one in owed)
     made = sa.insert(campaign).values(
         model_version_id=version_id, source_id=archive.source_id, since=archive.since, state=State.RUNNING.value,

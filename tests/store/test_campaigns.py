@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -195,6 +197,20 @@ def test_a_campaign_is_of_what_was_asked_for(db: Database, archive: dict[str, in
     assert work_off(db, second, utc(days=5)) == 8, "two images are in both"
     assert Counter(path[:3] for path in scored(db, second)) == {"C/1": 2, "C/2": 2, "A/2": 2, "B/2": 2}
     assert {c.state for c in db.read(campaigns.listed, utc(days=5), every=True)} == {State.FINISHED}
+
+
+def test_two_that_counted_the_same_begin_one_campaign(db: Database, archive: dict[str, int], second: Version) -> None:
+    owed, since = surveyed(db, second), Archive(since=utc(days=2))
+    start = Barrier(4)
+
+    def begun(archive: Archive) -> int:
+        start.wait()
+        return db.write(campaigns.begin, second.id, archive, owed, "test", utc(days=4))
+
+    with ThreadPoolExecutor(4) as pool:
+        numbers = list(pool.map(begun, (ALL, since, ALL, since)))
+    assert (numbers[0], numbers[1], len(set(numbers))) == (numbers[2], numbers[3], 2)
+    assert len(rows(db, sa.select(campaign_range))) == 6
 
 
 def test_images_in_another_light_or_with_a_score_are_left_out(
