@@ -72,7 +72,7 @@ def test_job_files_give_signals_to_a_command_that_exists(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
     last = text.rstrip().splitlines()[-1]
     words = shlex.split(last)
-    steps = ["srun"] if "srun" in words else []
+    steps = ["srun", "--kill-on-bad-exit=1"] if "srun" in words else []
     assert words[: len(steps) + 2] == ["exec", *steps, "${MARCOD:-/opt/marcod/bin/marcod}"]
     accepts(words[len(steps) + 2 :])
     # Only steps hear a signal that is not for the batch script.
@@ -174,6 +174,8 @@ def test_keda_counts_what_is_left_to_score(db: Database, source_id: int, champio
     assert asked() == 7_008
     db.write(lambda c: c.execute(sa.text("update campaign_range set done = 6000")))
     assert asked() == 1_008
+    db.write(lambda c: c.execute(sa.text("update campaign_range set done = 7001")))
+    assert asked() == 9, "more images came than were counted"
     db.write(lambda c: c.execute(sa.text("update campaign set state = 'paused' where id = :id"), {"id": number}))
     assert asked() == 8
     assert scaled["scaleTargetRef"]["name"] == of_kind("Deployment")["metadata"]["name"]
