@@ -21,7 +21,7 @@ BATCHES: Final = 16
 """Batches of a claim, within those bounds."""
 
 GATHERED_S: Final = 10.0
-"""Outcomes are written after this time, so that a worker that dies loses no more."""
+"""Outcomes are written after this time, so that a worker that dies loses little more; see :attr:`RangeWork.is_due`."""
 
 
 def claim_size(batch: int) -> int:
