@@ -12,9 +12,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import Any, Final
@@ -70,6 +71,8 @@ def run(job: FitJob, team: Team, progress: Progress, stop: Event) -> Fitted:
     Raises StoppedError when ``stop`` was set, LostProcessError when a process died, MarcodError as :func:`fit.fit`.
     """
     require()
+    if stop.is_set():
+        raise StoppedError
     folder = job.place.parent
     jobs.save(folder / RECORD, job)
     first = WorkOrder(str(folder / RECORD), f"{team.host}:{_free_port()}", 0, team.size)
@@ -96,8 +99,11 @@ def run_each(given: Sequence[FitJob], processes: int, progress: Progress, stop: 
     with ExitStack() as stack:
         running: list[TrainingProcess] = []
         while waiting or running:
-            while waiting and len(running) < processes:
-                running.append(stack.enter_context(_started(*waiting.pop(0), processes)))
+            while waiting and len(running) < processes and not stop.is_set():
+                slot = free_slot(one.slot for one in running)
+                running.append(stack.enter_context(_started(*waiting.pop(0), slot, alone=processes == 1)))
+            if not running:
+                raise StoppedError
             progress("training with every seed", done, len(given))
             _wait_for_one(running, stop)
             ended = [one for one in running if one.process.poll() is not None]
@@ -108,11 +114,17 @@ def run_each(given: Sequence[FitJob], processes: int, progress: Progress, stop: 
     return [_found(job) for job in given]
 
 
-def _started(number: int, job: FitJob, processes: int) -> "TrainingProcess":
+def free_slot(taken: Iterable[int]) -> int:
+    """Return the lowest slot that is not taken, so that so many processes at a time need no more graphics cards."""
+    held = set(taken)
+    return next(slot for slot in count() if slot not in held)
+
+
+def _started(number: int, job: FitJob, slot: int, *, alone: bool) -> "TrainingProcess":
     record = job.place.with_name(f"{job.place.stem}-job.npz")
     jobs.save(record, job)
     order = WorkOrder(str(record), f"127.0.0.1:{_free_port()}", 0, 1)
-    return TrainingProcess(order, job.place.parent, alone=processes == 1, slot=number)
+    return TrainingProcess(order, job.place.parent, alone=alone, number=number, slot=slot)
 
 
 def _wait_for_one(running: Sequence["TrainingProcess"], stop: Event) -> None:
@@ -145,11 +157,16 @@ def _free_port() -> int:
 
 
 class TrainingProcess:
-    """A training process of this host; its standard error is kept in ``process-NUMBER.log`` of the run's folder."""
+    """A training process of this host; its standard error is kept in ``process-NUMBER.log`` of the run's folder.
 
-    def __init__(self, order: WorkOrder, folder: Path, *, alone: bool, slot: int | None = None) -> None:
-        self.order, self._alone, self._slot = order, alone, order.number if slot is None else slot
-        self.log = folder / f"process-{self._slot}.log"
+    ``slot`` is its place among those that run at the same time; it and the number are by default the order's number.
+    """
+
+    def __init__(
+        self, order: WorkOrder, folder: Path, *, alone: bool, number: int | None = None, slot: int | None = None
+    ) -> None:
+        self.order, self._alone, self.slot = order, alone, order.number if slot is None else slot
+        self.log = folder / f"process-{order.number if number is None else number}.log"
         self.error: str | None = None
         self.digest: str | None = None
         self.lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -175,7 +192,7 @@ class TrainingProcess:
 
     def _environment(self) -> dict[str, str]:
         """Return its environment: of several on a host each gets a graphics card; one alone keeps what it was given."""
-        cards = {} if self._alone else {"CUDA_VISIBLE_DEVICES": card_of(self._slot)}
+        cards = {} if self._alone else {"CUDA_VISIBLE_DEVICES": card_of(self.slot)}
         return child_environment(KERAS_BACKEND="jax", **cards)
 
     def _read(self) -> None:
@@ -206,7 +223,10 @@ class TrainingProcess:
 
 
 def _watch(workers: list[TrainingProcess], progress: Progress, stop: Event) -> None:
-    """Wait until the first process ends or another one dies; pass a stop on to the first one."""
+    """Wait until the first process ends or another one dies; pass a stop on to the first one.
+
+    Raises StoppedError when that one does not end in time; its last checkpoint has what was done until then.
+    """
     first, deadline = workers[0], None
     while first.process.poll() is None and not any(worker.died for worker in workers):
         first.report(progress)
@@ -214,7 +234,7 @@ def _watch(workers: list[TrainingProcess], progress: Progress, stop: Event) -> N
             first.process.terminate()
             deadline = time.monotonic() + STOP_S
         if deadline is not None and time.monotonic() > deadline:
-            return
+            raise StoppedError
         stop.wait(LOOK_S) if deadline is None else time.sleep(LOOK_S)
     first.report(progress)
 
@@ -227,7 +247,7 @@ def _conclude(workers: Sequence[TrainingProcess]) -> None:
         if len(digests) > 1:
             raise MarcodError("the training processes ended with different weights, so that none can be trusted")
         return
-    if code == STOPPED:
+    if code in (STOPPED, -signal.SIGTERM):  # the signal itself ends one that has not begun to listen
         raise StoppedError
     until = time.monotonic() + KNOWN_S
     while not any(worker.died for worker in workers) and time.monotonic() < until:

@@ -133,6 +133,16 @@ def test_independent_fits_are_done_side_by_side(story: Story, tmp_path: Path) ->
     assert (tmp_path / "process-1.log").exists()
 
 
+def test_nothing_is_started_after_a_stop(tmp_path: Path) -> None:
+    job, stop = job_in(tmp_path), Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        together.run_each([job], 1, lambda *_: None, stop)
+    with pytest.raises(StoppedError):
+        together.run(job, Team(2), lambda *_: None, stop)
+    assert not list(tmp_path.glob("process-*.log"))
+
+
 def test_a_task_whose_first_one_is_silent_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "SILENCE_S", 0.2)
     monkeypatch.setattr(together, "FOLLOW_S", 0.05)
