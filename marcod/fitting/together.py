@@ -21,7 +21,7 @@ from threading import Event
 from typing import Any, Final
 
 from marcod import files, telemetry
-from marcod.errors import TRY_AGAIN, ConfigError, MarcodError
+from marcod.errors import TRY_AGAIN, ConfigError, MarcodError, os_reason
 from marcod.fitting import checkpoint, jobs
 from marcod.fitting.fit import Fitted, LostProcessError, Progress, StoppedError
 from marcod.fitting.jobs import FitJob
@@ -264,7 +264,10 @@ def _conclude(workers: Sequence[TrainingProcess]) -> None:
 
 
 class Board:
-    """File on which the first process of a team posts what there is to do; it shows that it lives every few seconds."""
+    """File on which the first process of a team posts what there is to do; it shows that it lives every few seconds.
+
+    A write that fails is logged: the next sign of life says the same, and the training is worth more than one of them.
+    """
 
     def __init__(self, place: Path) -> None:
         self.place, self._posted, self._beats = place, 0, 0
@@ -276,7 +279,13 @@ class Board:
         """Post the first process's order, from which the others make theirs."""
         with self._lock:
             self._posted, self._order = self._posted + 1, asdict(order)
-        self._write()
+        self._beat()
+
+    def _beat(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            log.warning("board not written", board=str(self.place), error=os_reason(error))
 
     def _write(self) -> None:
         with self._lock:
@@ -286,13 +295,13 @@ class Board:
 
     @contextmanager
     def kept(self) -> Iterator["Board"]:
-        """Keep the board; at the end the others are sent home."""
+        """Keep the board; at the end the others are sent home. Raises OSError."""
         self.place.parent.mkdir(parents=True, exist_ok=True)
         over = Event()
 
         def beat() -> None:
             while not over.wait(BEAT_S):
-                self._write()
+                self._beat()
 
         thread = threading.Thread(target=beat, name="board", daemon=True)
         self._write()
@@ -307,7 +316,7 @@ class Board:
     def end(self) -> None:
         """Send the others home."""
         self._ended = True
-        self._write()
+        self._beat()
 
 
 def follow(place: Path, number: int, stop: Event) -> None:

@@ -1,15 +1,17 @@
-"""Slots of training processes, and the ends of those that were stopped; the processes are real and train nothing."""
+"""Slots and ends of training processes, which are real and train nothing, and the board that others follow."""
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 import pytest
+from waiting import wait_until
 
 from marcod.fitting import together
 from marcod.fitting.fit import StoppedError
-from marcod.fitting.together import TrainingProcess
+from marcod.fitting.together import Board, TrainingProcess
 from marcod.fitting.worker import WorkOrder
 
 BEGUN = """print('{"what": "begun", "done": 0, "total": 1}', flush=True)"""
@@ -46,3 +48,19 @@ def test_a_process_that_does_not_end_in_time_was_stopped(tmp_path: Path, monkeyp
 def test_a_process_that_does_not_listen_yet_was_stopped(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         end_of(f"import threading; {BEGUN}; threading.Event().wait()", tmp_path)
+
+
+def test_a_board_that_could_not_be_written_for_a_while_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was posted in between is on it."""
+    monkeypatch.setattr(together, "BEAT_S", 0.02)
+    place, away = tmp_path / "share" / "board.json", tmp_path / "away"
+    with Board(place).kept() as board:
+        place.parent.rename(away)
+        board.post(Script("", "here:1", 0, 2))
+        beats = board._beats
+        wait_until(lambda: board._beats > beats + 2, "beats that fail")
+        away.rename(place.parent)
+        wait_until(lambda: json.loads(place.read_text())["posted"] == 1, "the post")
+    assert json.loads(place.read_text())["end"]
