@@ -2,9 +2,11 @@
 
 A pack is a folder. ``shard-NUMBER.tar`` holds lossless WebP images, each named by the SHA-256 of the file that it was
 made of; ``shard-NUMBER.json``, written last, has each image's place, size and SHA-256, which is compared whenever it
-is read. A shard is there whole or not at all, and never changes.
+is read. A shard is there whole or not at all, and never changes. One process at a time adds to a pack, the one that
+holds the file ``lock``.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -12,6 +14,7 @@ import os
 import tarfile
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from marcod import files
-from marcod.errors import MarcodError, os_reason
+from marcod.errors import TRY_AGAIN, MarcodError, os_reason
 from marcod.model.preprocess import Preprocessing
 
 FORMAT: Final = "marcod pack 1"
@@ -113,6 +116,41 @@ def encoded(pixels: Pixels) -> bytes:
     # Without `exact` nothing is lost either, as there is no transparency.
     Image.fromarray(pixels).save(out, "WEBP", lossless=True, quality=0, method=0)
     return out.getvalue()
+
+
+class BusyPackError(MarcodError):
+    """Another process adds to the pack; it can be added to when that one has ended."""
+
+    exit_code = TRY_AGAIN
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a pack, so that nobody else adds to it, until the end, or until this process ends.
+
+    Where the file system has no such locks nothing is held. Raises BusyPackError when another one holds it, OSError.
+    """
+    lock = _opened(folder / "lock")
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyPackError(
+                f"another `marcod dataset pack` writes to {folder}; start this one again when it has ended"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(lock)
+
+
+def _opened(lock: Path) -> int:
+    """Open a lock to write, as NFS wants it for one that excludes others; to read where somebody else owns it."""
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def write(folder: Path, images: Iterable[tuple[str, bytes]], most: int = SHARD_BYTES) -> int:

@@ -51,17 +51,19 @@ def pack(
 ) -> PackReport:
     """Add what a data set's training and validation sides lack to the pack below ``place``.
 
-    ``done`` is called with the images looked at and their number. Raises StoppedPackError and MarcodError.
+    ``done`` is called with the images looked at and their number. Raises StoppedPackError, BusyPackError and
+    MarcodError.
     """
     folder = packs.folder_of(place, how)
     wanted = {item.content_hash: item for side in (Split.TRAIN, Split.VALIDATION) for item in snapshot.side(side)}
     wrong: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = packs.Pack(folder)
-        missing = [item for content, item in wanted.items() if content not in there]
-        prepared = _prepared(missing, how, roots, threads, stopped, wrong)
-        added = packs.write(folder, _counted(prepared, len(wanted) - len(missing), len(wanted), done), shard_bytes)
+        with packs.held(folder):
+            there = packs.Pack(folder)
+            missing = [item for content, item in wanted.items() if content not in there]
+            prepared = _prepared(missing, how, roots, threads, stopped, wrong)
+            added = packs.write(folder, _counted(prepared, len(wanted) - len(missing), len(wanted), done), shard_bytes)
         size = sum(file.stat().st_size for file in folder.glob("shard-*.tar"))
     except OSError as error:
         raise MarcodError(f"{error.filename or folder} cannot be written: {os_reason(error)}") from error

@@ -18,7 +18,7 @@ from tiny import jpeg
 from marcod.domain import Split
 from marcod.errors import MarcodError
 from marcod.fitting import packs
-from marcod.fitting.packs import Pack
+from marcod.fitting.packs import BusyPackError, Pack
 from marcod.model.preprocess import Preprocessing
 from marcod.training import data, packing, rehearsal
 from marcod.training.data import LoadedSet
@@ -99,6 +99,21 @@ def test_packing_goes_on_where_it_was_stopped_and_adds_what_is_new(
     assert pack(more, place).added == 1
     assert first.read_bytes() == before
     assert len(Pack(packs.folder_of(place, HOW))) == 7
+
+
+def test_two_do_not_add_to_a_pack_at_once(tmp_path: Path) -> None:
+    """The second one is refused while the first one is at work, and then finds nothing to do."""
+    taken, place = lab(tmp_path / "images"), tmp_path / "packs"
+    refused: list[str] = []
+
+    def second(*_: int) -> None:
+        with pytest.raises(BusyPackError) as busy:
+            pack(taken, place)
+        refused.append(str(busy.value))
+
+    packing.pack(taken, HOW, place, {}, threads=2, done=second, stopped=lambda: False)
+    assert refused[0].startswith(f"another `marcod dataset pack` writes to {place}/")
+    assert pack(taken, place).added == 0
 
 
 def test_a_file_that_changed_or_went_is_left_out_by_name(tmp_path: Path) -> None:
