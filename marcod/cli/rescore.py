@@ -85,8 +85,9 @@ def _rescore(
         new = ready.db.read(backlog.new)
         there = ready.db.read(campaigns.has_images, asked.archive, asked.ids)
         running = _campaign(ready, work)
-        if wait and running is not None and running.state is State.CANCELLED:
-            raise MarcodError(f"rescore {running.id} was cancelled; its scores stay, and the same call does the rest")
+        if wait and number is not None and (running is None or running.state is State.CANCELLED):
+            # With a version that was removed without a score its rescores are gone too.
+            raise MarcodError(f"rescore {number} was cancelled; its scores stay, and the same call does the rest")
         if running is not None and running.ended_at is not None:
             running = None
     if json_output:

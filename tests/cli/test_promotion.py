@@ -292,7 +292,8 @@ def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: 
 
 
 @on_sqlite
-def test_rescore_whose_campaign_is_cancelled_while_it_waits_says_so(archive: Site) -> None:
+@pytest.mark.parametrize("end", [("rescore", "cancel", "1"), ("model", "remove", "random:2")], ids=" ".join)
+def test_rescore_whose_campaign_is_cancelled_while_it_waits_says_so(archive: Site, end: tuple[str, ...]) -> None:
     db = Database(archive.url)
     db.write(lambda c: workers.beat(c, "elsewhere", "host", 1, "score", datetime.now(UTC)))
     db.close()
@@ -300,7 +301,7 @@ def test_rescore_whose_campaign_is_cancelled_while_it_waits_says_so(archive: Sit
     command += ["--model", "random:2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=child_environment()) as process:
         wait_until(lambda: archive.count("campaign_range") == 1, "the images to be queued")
-        archive.ok("rescore", "cancel", "1")
+        archive.ok(*end)
         _, told = process.communicate(timeout=60)
     assert (process.returncode, b"rescore 1 was cancelled; its scores stay" in told) == (1, True)
     assert archive.count("score") == 6
