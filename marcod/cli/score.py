@@ -123,7 +123,7 @@ class _Turn:
     def run(self) -> "ScoreTotals":
         """Score, as a worker among others."""
         db, worker = self.ready.db, app.worker_name()
-        # A pilot scores for hours what nobody can count beforehand.
+        # A worker that waits for more images cannot say how many there will be.
         waiting = None if self.idle_s is not None else db.read(backlog.status, db.now()).to_score
         with bars.progress("scoring", waiting) as done:
             scorer = _scorer(self.settings, self.ready, worker, done)

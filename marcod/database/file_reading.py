@@ -106,7 +106,7 @@ class _Reader:
         return still is not None and still != self._still()
 
     def _still(self) -> State | None:
-        """State of a file in WAL mode that nobody has open; None for any other.
+        """State of a file in WAL mode that no process has open; None for any other.
 
         A file that somebody has open is not opened here: closing it would end the locks of this process on it, and
         the next one that closes it would take itself for the last and remove what others still read.

@@ -126,7 +126,7 @@ class BusyPackError(MarcodError):
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a pack, so that nobody else adds to it, until the end, or until this process ends.
+    """Hold a pack until the block or this process ends; no other process adds to it meanwhile.
 
     Where the file system has no such locks nothing is held. Raises BusyPackError when another one holds it, OSError.
     """

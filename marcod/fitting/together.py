@@ -38,7 +38,8 @@ LOOK_S: Final = 0.2
 BEAT_S: Final = 5.0
 SILENCE_S: Final = 120.0
 FOLLOW_S: Final = 1.0
-"""Pause between two signs of life on a board, the silence after which nobody is believed to live, and between looks."""
+"""Seconds between looks at a process, between its signs of life on a board, without one until it counts as dead, and
+between looks at the board."""
 
 KNOWN_S: Final = 2.0
 """Seconds in which the process that died is looked for, after another one said that it misses one."""
@@ -247,7 +248,7 @@ def _conclude(workers: Sequence[TrainingProcess]) -> None:
         if len(digests) > 1:
             raise MarcodError("the training processes ended with different weights, so that none can be trusted")
         return
-    if code in (STOPPED, -signal.SIGTERM):  # the signal itself ends one that has not begun to listen
+    if code in (STOPPED, -signal.SIGTERM):  # SIGTERM itself ends a process that has no handler for it yet
         raise StoppedError
     until = time.monotonic() + KNOWN_S
     while not any(worker.died for worker in workers) and time.monotonic() < until:

@@ -294,7 +294,7 @@ class Share:
     of: int = 1
 
     def part(self, size: int) -> slice:
-        """Return which rows of ``size`` are this process's; what cannot be shared out evenly is nobody's."""
+        """Return this process's rows of ``size``; all have as many, and no process has the rest."""
         rows = size // self.of
         return slice(self.number * rows, (self.number + 1) * rows)
 

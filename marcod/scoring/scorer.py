@@ -428,7 +428,7 @@ class Scorer:
         return None if self._range is None else self._write_range(self._range, last=last)
 
     def _leave_range(self) -> None:
-        """Give back what is left of a range: nobody would renew its lease."""
+        """Give back what is left of a range, whose lease is renewed no more."""
         work, self._range = self._range, None
         if work is not None:
             work.abandon()

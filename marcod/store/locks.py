@@ -37,17 +37,17 @@ def hold(
 
 
 def keep_silence(connection: Connection) -> None:
-    """Let no silent version begin to speak until the transaction ends: its scores are written, and no rows of them.
+    """Let no silent version begin to speak until the transaction ends; to be called before asking which are silent.
 
-    For who asks after that which versions are silent. A promotion takes its turn among those who do: it waits for
-    those before it alone, while a lock on the row of the version would let them pass it for ever.
+    A promotion calls :func:`break_silence` and waits for those before it alone. A lock on the version's row would let
+    later ones pass it for ever.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(SILENCE_LOCK)))
 
 
 def break_silence(connection: Connection) -> None:
-    """Wait for those who keep silence, and let nobody keep it until the transaction ends."""
+    """Wait for transactions that called :func:`keep_silence`, and let others wait there until this one ends."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SILENCE_LOCK)))
 

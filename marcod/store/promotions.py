@@ -2,8 +2,9 @@
 
 A silent version has scores alone (``derived``). Its promotion writes one row; :func:`step` makes its plate summaries,
 drops and hits, some plates in a transaction, and notes how far it came in the same one, so that a process that is
-killed costs a step. What arrives, changes or is labelled meanwhile makes and mends the rows as those of a champion, and
-what nobody has made yet will be right when it is made. ``serving`` changes the champion at the end, in one transaction.
+killed costs a step. Images and labels that come meanwhile refresh the rows that are there, as a champion's; rows
+that are not there yet will be right when they are made. ``serving`` changes the champion at the end, in one
+transaction.
 
 Lock order: this row comes after the champion's alias and before plates.
 """
