@@ -46,7 +46,7 @@ test-web: $(VENV)/web.stamp  ## run people with a real browser before the page; 
 		"apt-get install chromium, or name a Chromium or Chrome by MARCOD_CHROMIUM" >&2; exit 1; }
 	$(BIN)/pytest -m web tests/web/browser
 
-test-cluster: $(VENV)/test.stamp  ## run workers that a real Slurm starts; needs Debian's slurm-wlm and munge
+test-cluster: $(VENV)/jax.stamp  ## run workers and a training that a real Slurm starts; needs Debian's slurm-wlm and munge
 	@PATH="$$PATH:/usr/sbin" && for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || { \
 		echo "there is no $$name: apt-get install slurm-wlm munge" >&2; exit 1; }; done
 	$(BIN)/pytest -m cluster tests/cluster

@@ -190,7 +190,7 @@ def _from_memory(path: Path, engine: Setting, files: Sequence[Path]) -> float:
     """Return the milliseconds of processor time that the network takes for an image."""
     predictor = marco.loaded(path, engine)
     size = marco.SETTINGS.tried_images
-    batch = predictor.stack([predictor.prepare(file.read_bytes()) for file in files[:size]])
+    batch = [predictor.prepare(file.read_bytes()) for file in files[:size]]
     start = time.process_time()
     for _ in range(FROM_MEMORY):
         predictor.predict(batch)

@@ -5,10 +5,13 @@ Where a share lost a part of a file zeros stand in it, and a decoder that finds 
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 SCAN: Final = b"\xff\xda"
 """Marker of a scan."""
+
+END: Final = b"\xff\xd9"
+"""Marker of the end."""
 
 ZEROS: Final = bytes(64)
 """A part of a file that a share lost."""
@@ -24,20 +27,42 @@ _NEXT_SEGMENT: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MARKERS: Final = re.compile(rb"\xff[^\x00\xff]")
 
 
-def fault(header: bytes, coded: bytes, *, one_scan: bool) -> str | None:
+class Coded(NamedTuple):
+    """Coded data of a JPEG: from ``start`` up to its end marker, or to its last byte where it has none.
+
+    ``markers`` are the second bytes of those between.
+    """
+
+    start: int
+    end: int
+    markers: bytes
+
+
+def coded(data: bytes, start: int) -> Coded:
+    """Find the end of the coded data that begin at ``start``, and the markers in them."""
+    found = bytearray()
+    for match in _MARKERS.finditer(data, start):
+        if match[0] == END:
+            return Coded(start, match.start(), bytes(found))
+        found.append(match[0][-1])
+    return Coded(start, len(data), bytes(found))
+
+
+def fault(data: bytes, of: Coded, *, one_scan: bool) -> str | None:
     """Name the damage that shows in a JPEG's bytes, or None.
 
-    ``header`` ends with that of the first scan, ``coded`` is what follows up to the end marker. With ``one_scan`` that
-    scan has all pixels.
+    With ``one_scan`` the first scan, where the coded data begin, has all pixels.
     """
-    if ZEROS in coded and not _zeros_are_flat(header, coded):
+    if of.end == len(data) and not one_scan:
+        # Nothing tells how many scans there should be.
+        return "data is missing"
+    if data.find(ZEROS, of.start, of.end) >= 0 and not _zeros_are_flat(data[: of.start], data[of.start : of.end]):
         return "it has a block of zeros"
     if not one_scan:
         return None
-    found = [marker[-1] for marker in _MARKERS.findall(coded)]
-    restarts = _RESTART_INTERVAL in header
-    order = [_FIRST_RESTART + number % 8 for number in range(len(found))] if restarts else []
-    return None if found == order else "markers are missing, or stand where none can"
+    restarts = data.find(_RESTART_INTERVAL, 0, of.start) >= 0
+    order = bytes(_FIRST_RESTART + number % 8 for number in range(len(of.markers))) if restarts else b""
+    return None if of.markers == order else "markers are missing, or stand where none can"
 
 
 def components_of_first_scan(data: bytes) -> int:

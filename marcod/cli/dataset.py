@@ -58,7 +58,7 @@ def pack(settings: Settings, folder: Path | None, tier: str | None, shard_mb: in
         roots = options.source_roots(settings, ready)
         taken = snapshot.take(
             ready.db, modality=Modality(record.modality), roots=roots, now=datetime.now(UTC),
-            done=lambda count: report("reading labelled images", count, count),
+            done=lambda count, total: report("reading labelled images", count, total),
         )  # fmt: skip
         if not taken.items:
             raise MarcodError("there is no labelled image to pack; `marcod label import` imports labels")

@@ -75,7 +75,7 @@ def predict(
             pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
             unreadable |= {i: f"{images[i].file}: {text}" for i, text in batch.items() if isinstance(text, str)}
             if pixels:
-                logits.update(zip(pixels, predictor.logits(predictor.stack(list(pixels.values()))), strict=True))
+                logits.update(zip(pixels, predictor.logits(list(pixels.values())), strict=True))
             done(len(logits) + len(unreadable))
     if not logits:
         raise MarcodError(f"none of {count(len(images), 'image')} can be read: {next(iter(unreadable.values()), '')}")

@@ -5,6 +5,7 @@ All backends give the same numbers to float32 rounding.
 
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from marcod.model.parts import Scoring
 from marcod.model.resize import Bilinear
 
 log = telemetry.logger(__name__)
+
+_of_thread = threading.local()
 
 Saliency = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -56,7 +59,7 @@ def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
         return run.get_concrete_function(tf.TensorSpec(shape, tf.float32))
 
     def score(batch: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = compiled(batch.shape)(tf.constant(batch, tf.float32)).numpy()
+        logits: np.ndarray = compiled(batch.shape)(_tensor(np.asarray(batch, np.float32))).numpy()
         return logits
 
     if tf.config.get_visible_devices("GPU"):
@@ -79,23 +82,47 @@ def bilinear() -> Bilinear | None:
     def resized(square: np.ndarray, size: int) -> np.ndarray:
         with tf.device("/CPU:0"):
             found = tf.raw_ops.ResizeBilinear(
-                images=square[np.newaxis], size=(size, size), align_corners=False, half_pixel_centers=False
+                images=_tensor(_in_one_piece(square)[np.newaxis]),
+                size=(size, size),
+                align_corners=False,
+                half_pixel_centers=False,
             )
-            return np.asarray(found[0])
+        pixels: np.ndarray = np.asarray(found)[0]
+        return pixels
 
     return resized
 
 
-def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
+def _in_one_piece(square: np.ndarray) -> np.ndarray:
+    """Copy bytes of an image into memory of this thread, which is valid until its next call."""
+    kept: np.ndarray | None = getattr(_of_thread, "square", None)
+    if kept is None or len(kept) < square.size:
+        kept = _of_thread.square = parts.aligned((square.size,), np.uint8)
+    found: np.ndarray = kept[: square.size].reshape(square.shape)
+    found[:] = square
+    return found
+
+
+def _tensor(values: np.ndarray) -> Any:
+    """Take values into a tensor that must not outlive them: copied only where they do not lie as TensorFlow wants."""
+    import tensorflow as tf
+
+    flags = values.flags
+    if flags.c_contiguous and flags.writeable and values.ctypes.data % parts.ALIGNED == 0:
+        return tf.experimental.dlpack.from_dlpack(values.__dlpack__())
+    return tf.constant(values)
+
+
+def within_memory(score: Callable[[np.ndarray], np.ndarray], batch_size: int | None) -> Scoring:
     """Halve, for good, a batch shape that the device has no memory for.
 
     Raises what the device raises when it has none for a single image.
     """
     if batch_size is None:
-        return score
+        return parts.filled(score, lambda n: n)
     shape = batch_size
 
-    def score_halved(batch: np.ndarray) -> np.ndarray:
+    def score_halved(batch: parts.Images) -> np.ndarray:
         nonlocal shape
         while True:
             try:
@@ -109,7 +136,7 @@ def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
     return score_halved
 
 
-def _of_shape(score: Scoring, shape: int, batch: np.ndarray) -> np.ndarray:
+def _of_shape(score: Callable[[np.ndarray], np.ndarray], shape: int, batch: parts.Images) -> np.ndarray:
     filled = parts.filled(score, lambda n: shape)
     return np.concatenate([filled(batch[start : start + shape]) for start in range(0, len(batch), shape)])
 

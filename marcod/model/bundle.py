@@ -517,7 +517,7 @@ def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterat
                 prepared.append(predictor.prepare(image.data))
             except ImageError as error:
                 raise BundleError(f"{name}: golden image {image.name} cannot be read: {error}") from error
-        yield from predictor.predict(predictor.stack(prepared))
+        yield from predictor.predict(prepared)
 
 
 def new_record(**values: Any) -> BundleRecord:

@@ -103,7 +103,7 @@ def about(drops: int) -> str:
 
 
 def _scores(predictor: Predictor, images: Sequence[bytes]) -> NDArray[np.float32]:
-    return predictor.fold(predictor.predict(predictor.stack([predictor.prepare(data) for data in images])))
+    return predictor.fold(predictor.predict([predictor.prepare(data) for data in images]))
 
 
 def fix(parts: Sequence[CommitteeMember], evidence: Evidence) -> Committee:

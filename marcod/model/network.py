@@ -4,7 +4,7 @@ The variables of a model carry the names of the published checkpoint, so that we
 arrays and nothing else. With ``keras.layers`` and ``keras.ops`` alone every Keras backend builds the same network.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import keras
@@ -56,7 +56,7 @@ def compiled(
     weights: Mapping[str, np.ndarray],
     batch_size: int | None = None,
     precision: Precision = Precision.FLOAT32,
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Scoring:
     """Compile the network with ``weights`` to a function from float32 [n, size, size, 3] to logits [n, classes].
 
     Compiled as by :func:`backend.scoring`. Batch normalization is folded into the convolutions and averages are

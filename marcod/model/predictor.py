@@ -1,6 +1,6 @@
 """Predictors: a network, or a committee of networks, behind the same calls.
 
-Callers prepare an image's bytes, stack what they get, and predict. What an input looks like is the predictor's own
+Callers prepare the bytes of images and predict what they get. What an input looks like is the predictor's own
 matter: a network takes the pixels of one square, or of all squares of a whole image; a committee those of all its
 members, laid one after another.
 """
@@ -70,10 +70,6 @@ class Predictor(ABC):
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Return logits float32 [n, classes] of prepared images, before the temperature."""
 
-    @abstractmethod
-    def stack(self, prepared: Sequence[NDArray[np.float32]]) -> Batch:
-        """Lay up to ``batch_size`` prepared images into one batch, which is valid until the next call."""
-
     def predict(self, batch: Batch) -> NDArray[np.float32]:
         """Predict probabilities float32 [n, classes] of prepared images, n up to ``batch_size``.
 
@@ -125,7 +121,7 @@ class NetworkPredictor(Predictor):
                 f"pixels, but {len(record.classes)} classes and images of {self._preprocessing.size} pixels"
             )
         self._pixels = (architecture.input_size, architecture.input_size, 3)
-        self._whole, self._room = self._preprocessing.coverage == "whole", np.empty(0, np.float32)
+        self._whole = self._preprocessing.coverage == "whole"
         self._crystals = self._fold[:, CRYSTALS] > 0
         self._inspect, self._decoded = images.inspect, preprocess.decoded
         self._shape = preprocess.prepare_whole if self._whole else preprocess.prepare
@@ -168,27 +164,17 @@ class NetworkPredictor(Predictor):
         """True if an input is all squares of an image."""
         return self._whole
 
-    def stack(self, prepared: Sequence[NDArray[np.float32]]) -> Batch:
-        # The squares of whole images are laid part by part.
-        return prepared if self._whole else self._laid(prepared)
-
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         self._check(batch)
         if not self._whole:
-            return self._engine.scoring(batch if isinstance(batch, np.ndarray) else self._laid(batch))
+            return self._engine.scoring(batch)
         every = [square for image in batch for square in image]
         found = np.empty((len(every), len(self.record.classes)), np.float32)
         for start in range(0, len(every), self.batch_size):
             part = every[start : start + self.batch_size]
-            found[start : start + len(part)] = self._engine.scoring(self._laid(part))
+            found[start : start + len(part)] = self._engine.scoring(part)
         ends = np.cumsum([len(image) for image in batch])
         return np.stack([squares.combined(own, self._crystals) for own in np.split(found, ends[:-1])])
-
-    def _laid(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Lay squares one after another into memory that is kept: the kernel takes longer to find new pages."""
-        if not len(self._room):
-            self._room = np.empty((self.batch_size, *self._pixels), np.float32)
-        return np.stack(pixels, out=self._room[: len(pixels)])
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         if not self._whole:
@@ -237,9 +223,6 @@ class CommitteePredictor(Predictor):
                 found |= {index: self._members[index].shape(rgb) for index in indices}
         return found
 
-    def stack(self, prepared: Sequence[NDArray[np.float32]]) -> Batch:
-        return prepared
-
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         return self._committee.logits(self.scores(batch))
 
@@ -248,7 +231,7 @@ class CommitteePredictor(Predictor):
         self._check(batch)
         apart = zip(*(self._apart(image) for image in batch), strict=True)
         pairs = zip(self._members, apart, strict=True)
-        return np.stack([member.fold(member.predict(member.stack(own))) for member, own in pairs], axis=1)
+        return np.stack([member.fold(member.predict(own)) for member, own in pairs], axis=1)
 
     def _apart(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take a prepared image apart into those of the members."""

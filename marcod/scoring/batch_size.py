@@ -16,14 +16,17 @@ FIRST: Final = 4
 TIMED: Final = 5
 """Batches that are timed at each size."""
 
-GAIN: Final = 1.05
-"""Rate that twice as many images must reach, against the size before, to be worth their memory."""
+GAIN: Final = 1.02
+"""Rate that more images must reach, against the best size so far, to be worth their memory."""
+
+MISSES: Final = 2
+"""Sizes one after the other that reach no such rate, after which no larger one is tried."""
 
 
 class BatchSize:
     """Size of a batch, at most ``most`` images: halved with every shortage of memory, doubled after a calm time.
 
-    With ``measured`` it begins at ``FIRST`` and doubles for as long as that scores more images a second.
+    With ``measured`` it begins at ``FIRST`` and doubles until two sizes in a row score no more images a second.
     """
 
     def __init__(self, most: int, *, measured: bool = False) -> None:
@@ -48,29 +51,32 @@ class BatchSize:
                 self._calm, self.images = 0, min(self._most, 2 * self.images)
 
     def _measure(self, search: "_Search", seconds: float) -> None:
-        best = search.add(self.images, seconds)
-        if best is None:
+        if not search.add(self.images, seconds):
             return
-        if best == self.images < self._most:
+        if search.misses < MISSES and self.images < self._most:
             self.images = min(self._most, 2 * self.images)
             return
-        self._search, self.images, self._most = None, best, best
-        log.info("batch size found", images=best)
+        self._search, self.images, self._most = None, search.best, search.best
+        log.info("batch size found", images=search.best)
 
 
 class _Search:
-    """Times of full batches by their size, until twice as many images score no faster."""
+    """Times of full batches by their size; ``misses`` sizes since the ``best`` one were no better."""
 
     def __init__(self) -> None:
-        self._seconds: list[float] = []
-        self._before: tuple[int, float] | None = None
+        self.best, self.misses = FIRST, 0
+        self._rate, self._seconds = 0.0, list[float]()
 
-    def add(self, images: int, seconds: float) -> int | None:
-        """Take one time. Returns the best size so far once this one was timed often enough, else None."""
+    def add(self, images: int, seconds: float) -> bool:
+        """Take one time. Returns True once this size was timed often enough."""
         self._seconds.append(seconds)
         if len(self._seconds) < TIMED:
-            return None
+            return False
         # The first batches of a size are slow where the device compiles for it, so the median speaks.
         rate = images / max(statistics.median(self._seconds), 1e-9)
-        before, self._before, self._seconds = self._before, (images, rate), []
-        return before[0] if before is not None and rate < GAIN * before[1] else images
+        self._seconds.clear()
+        if rate >= GAIN * self._rate:
+            self.best, self.misses, self._rate = images, 0, rate
+        else:
+            self.misses += 1
+        return True

@@ -500,7 +500,7 @@ def _vectors(predictor: Predictor, pixels: list[NDArray[np.float32]]) -> tuple[_
     if not pixels:
         return [], False
     try:
-        return list(predictor.predict(predictor.stack(pixels))), False
+        return list(predictor.predict(pixels)), False
     except Exception as error:
         if is_out_of_memory(error):
             return _halved(predictor, pixels, error), True

@@ -149,7 +149,7 @@ def _validation(context: TrainContext, predictor: CommitteePredictor) -> tuple[T
     for batch in predictions.prepared(rows.files, range(len(rows)), predictor, context.threads):
         inputs = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
         if inputs:
-            found.update(zip(inputs, predictor.scores(predictor.stack(list(inputs.values()))), strict=True))
+            found.update(zip(inputs, predictor.scores(list(inputs.values())), strict=True))
         done += len(batch)
         context.report("asking the members", done, len(rows))
     kept = np.array(sorted(found), np.intp)

@@ -142,7 +142,7 @@ def _logits(
     for batch in predictions.prepared(files, range(len(files)), parent, threads):
         pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
         if pixels:
-            found.update(zip(pixels, parent.logits(parent.stack(list(pixels.values()))), strict=True))
+            found.update(zip(pixels, parent.logits(list(pixels.values())), strict=True))
         done += len(batch)
         progress(done, len(files))
     return found
@@ -261,7 +261,7 @@ def _scored(
         read = [i for i in batch if not isinstance(batch[i], str) and not isinstance(seen[i], str)]
         if read:
             logits = [
-                predictor.logits(predictor.stack([own for i in read if not isinstance(own := part[i], str)]))
+                predictor.logits([own for i in read if not isinstance(own := part[i], str)])
                 for predictor, part in ((parent, batch), (made, seen))
             ]
             found.update(zip(read, zip(*logits, strict=True), strict=True))

@@ -274,7 +274,7 @@ class _OpenRun:
         taken = training_snapshot.take(
             context.db, modality=Modality(parent.modality), roots=context.roots, now=context.clock(),
             sources=self.run.options["sources"],
-            done=lambda count: context.progress("reading labelled images", count, count),
+            done=lambda count, total: context.progress("reading labelled images", count, total),
         )  # fmt: skip
         # The row first: a manifest in the folder is always one that the database knows.
         self._note(dataset_id=training_snapshot.register(context.db, taken))

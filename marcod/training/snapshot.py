@@ -132,11 +132,11 @@ def take(
     roots: Mapping[str, Path],
     now: datetime,
     sources: Sequence[str] | None = None,
-    done: Callable[[int], None] = lambda count: None,
+    done: Callable[[int, int], None] = lambda count, total: None,
 ) -> Snapshot:
     """Freeze the present labels with the present files; ``roots`` are the sources' folders on this host.
 
-    ``done`` is called with how many files have been read. Raises StoreError.
+    ``done`` is called with how many files have been read, and of how many. Raises StoreError.
     """
     gathered = db.read(snapshot_rows.gather, modality)
     chosen = [p for p in gathered.images if sources is None or p.source in sources]
@@ -190,7 +190,7 @@ def _read_all(
     images: Sequence[LabelledImage],
     past: Mapping[int, Past],
     roots: Mapping[str, Path],
-    done: Callable[[int], None] = lambda count: None,
+    done: Callable[[int, int], None] = lambda count, total: None,
 ) -> tuple[dict[int, str], list[LabelledImage], list[_Remark]]:
     """Hash each image's file; return also the images whose files are gone, and those that cannot be read."""
     hashes, gone, unreadable = {}, [], []
@@ -204,7 +204,7 @@ def _read_all(
                 unreadable.append((image, f"cannot be read: {outcome}"))
             else:
                 hashes[image.image_id] = outcome
-            done(count)
+            done(count, len(images))
     return hashes, gone, unreadable
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +12,9 @@ import factories
 import pytest
 import sqlalchemy as sa
 from lab import Site, terminate
-from slurm import Slurm
+from slurm import Slurm, marcod_program
 from waiting import wait_until
 
-import marcod
 from marcod import layouts
 from marcod.database.engine import Database
 from marcod.database.schema import image
@@ -114,7 +112,9 @@ def test_an_array_of_workers_survives_slurm(site: Site, archive: Path, slurm: Sl
     with site.daemon("watch,schedule") as watcher:
         site.wait_until_running(watcher)
         others = connections(site)
-        array = slurm.submit(SCRIPT, f"--array=1-{WORKERS}", MARCOD=str(program(site)), MARCOD_CONFIG=str(site.config))
+        array = slurm.submit(
+            SCRIPT, f"--array=1-{WORKERS}", MARCOD=str(marcod_program(site.folder)), MARCOD_CONFIG=str(site.config)
+        )
         tasks = [f"{array}_{number}" for number in range(1, WORKERS + 1)]
         cancelled, requeued, killed, late = tasks
         for task in tasks:
@@ -153,15 +153,6 @@ def connections(site: Site) -> int:
     return int(site.rows("select count(*) from pg_stat_activity where datname = current_database()")[0][0])
 
 
-def program(site: Site) -> Path:
-    """Return a program that is marcod as these tests have it."""
-    path = site.folder / "marcod"
-    root = Path(marcod.__file__).parents[1]
-    path.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m marcod "$@"\n')
-    path.chmod(0o755)
-    return path
-
-
 def pid_of(site: Site, task: str) -> int:
     return int(site.rows("select pid from worker where name like :name", name=f"%:slurm-{task}:%")[0][0])
 
@@ -172,6 +163,6 @@ def test_a_training_runs_as_a_job(site: Site, slurm: Slurm) -> None:
     site.write()
     site.ok("db", "upgrade")
     script = SCRIPT.with_name("train.sbatch")
-    job = str(slurm.submit(script, MARCOD=str(program(site)), MARCOD_CONFIG=str(site.config)))
+    job = str(slurm.submit(script, MARCOD=str(marcod_program(site.folder)), MARCOD_CONFIG=str(site.config)))
     wait_for(slurm, job, "JobState=COMPLETED", "ExitCode=0:0")
     assert "no labelled image can be read" in (slurm.folder / f"marcod-train-{job}.log").read_text()

@@ -1,5 +1,8 @@
 """What TensorFlow and Keras calculate, OpenVINO and NumPy calculate too: networks to rounding, pixels bit for bit."""
 
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -47,6 +50,33 @@ def test_the_resize_gives_the_graphs_bits_at_the_sizes_of_imagers(side: int) -> 
     assert found.dtype == np.float32
     if theirs is not None:
         assert np.array_equal(found, theirs(square, 599))
+
+
+@pytest.mark.parametrize("engine", [network, openvino_network], ids=["keras", "openvino"])
+def test_images_that_lie_apart_get_the_bits_of_those_laid_together(engine: ModuleType) -> None:
+    architecture = ARCHITECTURES[0]
+    batch = images_of(architecture, 7)
+    score = engine.compiled(architecture, values_of(architecture), 8)
+    wanted = score(batch)
+    for image in batch:
+        image.flags.writeable = False
+    assert np.array_equal(score(list(batch)), wanted)
+    # Larger ones first, whose memory is kept.
+    alone = [score([image])[0] for image in batch[::-1]][::-1]
+    assert np.array_equal(alone, wanted)
+    # Where no engine can take them as they lie.
+    moved = np.empty(batch.nbytes + 4, np.uint8)[4:].view(np.float32).reshape(batch.shape)
+    moved[:] = batch
+    moved.flags.writeable = False
+    assert np.array_equal(score(moved), wanted)
+
+
+def test_many_threads_resize_each_its_own_image() -> None:
+    squares = [np.random.default_rng(n).integers(0, 256, (64 + n, 64 + n, 3), dtype=np.uint8) for n in range(40)]
+    theirs = backend.bilinear() or resize.bilinear
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda square: theirs(square, 40), squares))
+    assert all(np.array_equal(one, resize.bilinear(s, 40)) for one, s in zip(found, squares, strict=True))
 
 
 def test_tensorflows_lack_of_memory_is_known_as_such() -> None:

@@ -42,7 +42,7 @@ def images() -> list[bytes]:
 def test_a_square_image_scores_as_it_did(whole: NetworkPredictor, tiny_predictor: Predictor) -> None:
     data = jpeg(5, 100, 100)
     assert whole.prepare(data).shape == (1, 75, 75, 3)
-    one, other = (p.logits(p.stack([p.prepare(data)])) for p in (whole, tiny_predictor))
+    one, other = (p.logits([p.prepare(data)]) for p in (whole, tiny_predictor))
     assert np.array_equal(one, other)
 
 
@@ -63,7 +63,7 @@ def test_an_image_alone_scores_as_in_any_batch(whole: NetworkPredictor) -> None:
     prepared = [whole.prepare(data) for data in images()]
     alone = [whole.predict([one])[0] for one in prepared]
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [5, 4], [2, 5, 0, 1]):
-        batch = whole.predict(whole.stack([prepared[i] for i in order]))
+        batch = whole.predict([prepared[i] for i in order])
         assert np.array_equal(batch, np.stack([alone[i] for i in order]))
 
 
@@ -116,7 +116,7 @@ def test_a_bundle_for_whole_images_proves_itself_by_an_image_that_is_none_of_its
     )
 
     def difference(data: bytes) -> float:
-        central = plain.predict(plain.stack([plain.prepare(data)]))
+        central = plain.predict([plain.prepare(data)])
         return float(np.abs(whole.predict([whole.prepare(data)]) - central).max())
 
     # A random network tells most images hardly apart.
@@ -144,11 +144,8 @@ def test_a_committee_may_have_a_member_for_whole_images(db: Database, members: P
     assert isinstance(made, CommitteePredictor)
     chosen = images()[1:5]
     prepared = [made.prepare(data) for data in chosen]
-    found = made.predict(made.stack(prepared))
-    own = [
-        [network.fold(network.predict(network.stack([network.prepare(data)])))[0] for network in made.networks]
-        for data in chosen
-    ]
+    found = made.predict(prepared)
+    own = [[network.fold(network.predict([network.prepare(data)]))[0] for network in made.networks] for data in chosen]
     assert np.array_equal(found, made.combine(own))
     assert np.array_equal(made.predict([prepared[2]])[0], found[2])
     blank = np.zeros((2, *made.input_shape), np.float32)

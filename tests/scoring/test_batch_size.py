@@ -27,9 +27,10 @@ def settle(size: BatchSize, seconds: Callable[[int], float]) -> list[int]:
 @pytest.mark.parametrize(
     ("seconds", "sizes", "found"),
     [
-        (lambda images: images / 25, [FIRST, 2 * FIRST], FIRST),  # a processor: no faster with more
+        (lambda images: images / 25, [FIRST, 2 * FIRST, 4 * FIRST], FIRST),  # a processor: no faster with more
         (lambda images: 0.2, [4, 8, 16, 32, 64], 64),  # a device that always takes the same time
-        (lambda images: 0.1 + max(0, images - 16) / 50, [4, 8, 16, 32], 16),  # one with a limit
+        (lambda images: 0.1 + max(0, images - 16) / 50, [4, 8, 16, 32, 64], 16),  # one with a limit
+        (lambda images: images / (20 if images < 16 else 26), [4, 8, 16, 32, 64], 16),  # one that needs many at once
     ],
 )
 def test_batches_double_for_as_long_as_that_is_faster(

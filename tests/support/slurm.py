@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from waiting import wait_until
+
+import marcod
 
 PROGRAMS: Final = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "squeue")
 NODE: Final = "CPUs=40 RealMemory=1000000 Gres=gpu:4"
@@ -149,6 +152,15 @@ class Slurm:
             [_program(name) or name, *arguments], stdout=log, stderr=log, env=self.environment, start_new_session=True
         )
         self._stack.callback(_end, process)
+
+
+def marcod_program(folder: Path) -> Path:
+    """Write a program that is marcod as these tests have it."""
+    path = folder / "marcod"
+    root = Path(marcod.__file__).parents[1]
+    path.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m marcod "$@"\n')
+    path.chmod(0o755)
+    return path
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

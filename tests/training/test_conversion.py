@@ -131,7 +131,7 @@ def test_images_to_calibrate_on_come_evenly_from_sources_and_classes(
     assert len(found.calibrating) == 6
     assert not set(found.calibrating) & {*found.others, *(image.file for image in images.labelled)}
     assert set(drops[21:]) & set(found.calibrating)
-    given = parent.logits(parent.stack([parent.prepare(file.read_bytes()) for file in list(found.calibrating)[:4]]))
+    given = parent.logits([parent.prepare(file.read_bytes()) for file in list(found.calibrating)[:4]])
     assert given.argmax(1).tolist() == list(found.calibrating.values())[:4]
     assert len(found.others) + len(found.calibrating) == 12
 

@@ -113,8 +113,8 @@ def test_a_set_says_what_is_labelled_by_whom_and_who_asked(lab: Lab, tmp_path: P
     questions = [asked | {"stream": "threshold", "inclusion": None}, asked | {"stream": "audit", "inclusion": 0.25}]
     unanswered = asked | {"stream": "threshold", "drop_id": first.drop_id, "answered_at": None, "inclusion": None}
     lab.db.write(lambda c: c.execute(sa.insert(review_item), [*questions, unanswered]))
-    read: list[int] = []
-    snapshot = lab.take(done=read.append)
+    read: list[tuple[int, int]] = []
+    snapshot = lab.take(done=lambda count, total: read.append((count, total)))
     found = {item.image_id: item for item in snapshot.items}
     assert sorted(found) == sorted([first.id, second.id, again.id])
     assert found[first.id].shares == pytest.approx((0, 2 / 3, 0, 1 / 3))
@@ -124,7 +124,7 @@ def test_a_set_says_what_is_labelled_by_whom_and_who_asked(lab: Lab, tmp_path: P
     assert (found[first.id].stream, found[second.id].stream, found[second.id].inclusion) == (None, "audit", 0.25)
     assert found[second.id].label is OTHER
     assert snapshot.last_label_id == 8
-    assert read == [1, 2, 3]
+    assert read == [(1, 3), (2, 3), (3, 3)]
     side = split_of("cellar", "P1")
     assert snapshot.side(side) == snapshot.items
     assert snapshot.counts()[side] == {
