@@ -106,7 +106,7 @@ def _print(tally: "ScoreTotals", status: backlog.QueueStatus | None, ended: str)
     if status is not None and status.retrying:
         output.echo(f"{status.retrying} wait for another try; run `marcod score` again later, or `marcod queue failed`")
     if status is not None and status.rescore_left:
-        output.echo(f"{status.rescore_left} images of rescores are left; `marcod rescore list` says why")
+        output.echo(f"{status.rescore_left} images of rescores are left; `marcod rescore list` shows them")
 
 
 @dataclass

@@ -84,7 +84,7 @@ def scoring(model: Any, part: int, precision: Precision = Precision.FLOAT32) -> 
     def score(batch: np.ndarray) -> np.ndarray:
         request = free.get()
         try:
-            request.infer([ov.Tensor(np.require(batch, np.float32, "CW"), shared_memory=True)])
+            request.infer([ov.Tensor(np.require(batch, np.float32, ["C", "W"]), shared_memory=True)])
             logits: np.ndarray = request.get_output_tensor().data.copy()
             return logits
         finally:

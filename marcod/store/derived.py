@@ -65,7 +65,7 @@ def _speaking(connection: Connection, version_ids: set[int]) -> set[int]:
     found = versions.with_rows(connection)
     if version_ids <= found:
         return found
-    locks.keep_silence(connection)
+    locks.begin_silent_writing(connection)
     return versions.with_rows(connection)
 
 

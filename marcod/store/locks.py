@@ -36,18 +36,18 @@ def hold(
     return existing
 
 
-def keep_silence(connection: Connection) -> None:
+def begin_silent_writing(connection: Connection) -> None:
     """Let no silent version begin to speak until the transaction ends; to be called before asking which are silent.
 
-    A promotion calls :func:`break_silence` and waits for those before it alone. A lock on the version's row would let
+    A promotion calls :func:`wait_for_silent_writing` and waits for those before it alone. A lock on the version's row would let
     later ones pass it for ever.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(SILENCE_LOCK)))
 
 
-def break_silence(connection: Connection) -> None:
-    """Wait for transactions that called :func:`keep_silence`, and let others wait there until this one ends."""
+def wait_for_silent_writing(connection: Connection) -> None:
+    """Wait for transactions that called :func:`begin_silent_writing`, and let others wait there until this one ends."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SILENCE_LOCK)))
 

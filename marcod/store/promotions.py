@@ -88,7 +88,7 @@ def begin(connection: Connection, version: Version, *, actor: str, now: datetime
     Waits for those who write scores of silent versions now; who comes after them makes its rows. Nothing that they may
     hold is locked after that, so the champion changes in another transaction, also where nothing was scored.
     """
-    locks.break_silence(connection)
+    locks.wait_for_silent_writing(connection)
     end, plates = connection.execute(sa.select(sa.func.max(plate.c.id), sa.func.count()).select_from(plate)).one()
     scored = connection.execute(sa.select(score.c.id).where(_by(version)).limit(1)).first() is not None
     far = {"last_plate_id": 0 if scored else end or 0, "end_plate_id": end or 0, "done": 0, "plates": plates}

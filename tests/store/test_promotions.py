@@ -384,7 +384,7 @@ def test_who_comes_after_a_promotion_waits_for_it(
     with ThreadPoolExecutor(2) as pool:
 
         def work(connection: sa.Connection) -> tuple[Any, Any]:
-            locks.keep_silence(connection)
+            locks.begin_silent_writing(connection)
             promoting = pool.submit(begin, db, second)
             waits(1)
             scoring = pool.submit(finish, db, lease, second, utc(3), scores=bright)
