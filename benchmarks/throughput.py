@@ -22,6 +22,7 @@ from marcod.model import preprocess, registry
 from marcod.model.predictor import Predictor
 from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
+from marcod.settings.environment import one_thread_an_operation
 from marcod.store.versions import Version
 from marcod.watch.scan import scan_once
 
@@ -54,10 +55,11 @@ class Rate:
 
 def run(bench: Bench) -> Iterator[Table]:
     """The first champion, and a network of the published size."""
+    one_thread_an_operation()
     with bench.place("models") as place:
         own, title = models.own_folder(place)
         chosen = [
-            Model(title, own, registry.SHIPPED, bench.size(240, 32), bench.size(5, 2)),
+            Model(title, own, registry.SHIPPED, bench.size(960, 32), bench.size(5, 2)),
             Model(
                 "published architecture, random weights",
                 models.marco_size(place),
@@ -77,7 +79,7 @@ def _measure(bench: Bench, model: Model) -> Iterator[Table]:
         with bench.database("SQLite") as db:
             found, version = models.champion(db, model.folder, model.name, utc_now())
             bench.say(f"loading {version}")
-            predictor = models.loaded(found, version, BATCH)
+            predictor = models.loaded(found, version, SETTINGS.most_images)
         images = [predictor.prepare(path.read_bytes()) for path in paths]
         batches = [np.stack(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
         del images
@@ -133,7 +135,8 @@ def _comparison(model: Model, pairs: list[tuple[Rate, Rate]]) -> Table:
     possible = Spread.of(100 * memory.cpu_s / drain.cpu_s for drain, memory in pairs)
     rows.append(["files against memory, %", shares, possible])
     about = (
-        f"{model.title}. {model.images} synthetic JPEGs of {plates.SIZE[0]} x {plates.SIZE[1]}, batches of {BATCH}, "
+        f"{model.title}. {model.images} synthetic JPEGs of {plates.SIZE[0]} x {plates.SIZE[1]}, batches of {BATCH} from memory "
+        "and of a measured size from files, "
         f"{SETTINGS.threads} decoding threads, SQLite, files in the page cache, {model.repeat} passes of each. "
         "Where prediction alone keeps every core busy, the share can hardly be above that of the processor time."
     )
@@ -148,7 +151,7 @@ def _breakdown(
     for path in paths[: bench.size(96, 16)]:
         read_s, data = timed(path.read_bytes)
         hash_s, _ = timed(partial(_hash, data))
-        decode_s, rgb = timed(partial(preprocess.decode, data))
+        decode_s, rgb = timed(partial(preprocess.decode, data, record))
         resize_s, _ = timed(partial(preprocess.prepare, rgb, record))
         for step, seconds in zip(steps.values(), (read_s, hash_s, decode_s, resize_s), strict=True):
             step.append(seconds)
@@ -156,8 +159,8 @@ def _breakdown(
     steps["claim and finish"] = list(_store(bench, model, folder))
     rows: list[list[Cell]] = [[name, Spread.of(1e3 * s for s in seconds)] for name, seconds in steps.items()]
     about = (
-        f"{model.title}. Each step alone, one after the other: the first four in one thread, prediction with all the "
-        "cores that TensorFlow takes, the database (SQLite) with batches."
+        f"{model.title}. Each step alone, one after the other: the first four in one thread, prediction with all "
+        "cores, the database (SQLite) with batches."
     )
     return Table("Where the time of an image goes", about, ["step", "ms an image"], rows)
 
