@@ -135,8 +135,8 @@ def _comparison(model: Model, pairs: list[tuple[Rate, Rate]]) -> Table:
     possible = Spread.of(100 * memory.cpu_s / drain.cpu_s for drain, memory in pairs)
     rows.append(["files against memory, %", shares, possible])
     about = (
-        f"{model.title}. {model.images} synthetic JPEGs of {plates.SIZE[0]} x {plates.SIZE[1]}, batches of {BATCH} from memory "
-        "and of a measured size from files, "
+        f"{model.title}. {model.images} synthetic JPEGs of {plates.SIZE[0]} x {plates.SIZE[1]}, "
+        f"batches of {BATCH} from memory and of a measured size from files, "
         f"{SETTINGS.threads} decoding threads, SQLite, files in the page cache, {model.repeat} passes of each. "
         "Where prediction alone keeps every core busy, the share can hardly be above that of the processor time."
     )
