@@ -62,10 +62,15 @@ def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
         logits: np.ndarray = compiled(batch.shape)(_tensor(np.asarray(batch, np.float32))).numpy()
         return logits
 
-    if tf.config.get_visible_devices("GPU"):
+    if not takes_parts():
         return within_memory(score, batch_size)
     part = parts.size(model.input_shape[1], batch_size)
     return parts.at_once(parts.filled(score, lambda n: n if batch_size is None else part), part)
+
+
+def takes_parts() -> bool:
+    """Check that each thread of a processor takes a part of a batch: by TensorFlow where there is no GPU."""
+    return keras.backend.backend() == "tensorflow" and on_cpu()
 
 
 def name() -> str:

@@ -29,11 +29,15 @@ _CALLED: Final[Mapping[Setting, str]] = {"tensorflow": "TensorFlow", "openvino":
 
 
 class Engine(NamedTuple):
-    """Network compiled by an engine: ``name`` goes with its scores, ``resize`` prepares its images."""
+    """Network compiled by an engine: ``name`` goes with its scores, ``resize`` prepares its images.
+
+    ``by_parts`` tells that each thread of a processor takes a part of a batch, not a device all of it.
+    """
 
     name: str
     scoring: Scoring
     resize: Bilinear
+    by_parts: bool
 
 
 class QuantizedNetwork(NamedTuple):
@@ -99,7 +103,7 @@ def _quantized(architecture: Architecture, batch_size: int, quantized: Quantized
     from marcod.model import openvino_network
 
     scoring = openvino_network.quantized(quantized, architecture, batch_size)
-    return Engine("openvino", scoring, _resize())
+    return Engine("openvino", scoring, _resize(), by_parts=True)
 
 
 def _resize() -> Bilinear:
@@ -118,7 +122,7 @@ def _by_keras(
     from marcod.model import backend, network
 
     scoring = network.compiled(architecture, weights, batch_size, precision)
-    return Engine(backend.name(), scoring, backend.bilinear() or bilinear)
+    return Engine(backend.name(), scoring, backend.bilinear() or bilinear, backend.takes_parts())
 
 
 def _by_openvino(
@@ -130,7 +134,8 @@ def _by_openvino(
         raise HostLacksError(f"{socket.gethostname()} cannot calculate in {precision}: {lacking}")
     from marcod.model import openvino_network
 
-    return Engine("openvino", openvino_network.compiled(architecture, weights, batch_size, precision), bilinear)
+    scoring = openvino_network.compiled(architecture, weights, batch_size, precision)
+    return Engine("openvino", scoring, bilinear, by_parts=True)
 
 
 _COMPILED: Final[Mapping[Setting, Callable[..., Engine]]] = {"tensorflow": _by_keras, "openvino": _by_openvino}

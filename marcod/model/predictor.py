@@ -55,6 +55,11 @@ class Predictor(ABC):
 
     @property
     @abstractmethod
+    def by_parts(self) -> bool:
+        """True if threads of a processor take parts of a batch, so that more images at once are hardly faster."""
+
+    @property
+    @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one prepared image; of a square one where whole images are looked at."""
 
@@ -132,6 +137,10 @@ class NetworkPredictor(Predictor):
         return self._engine.name
 
     @property
+    def by_parts(self) -> bool:
+        return self._engine.by_parts
+
+    @property
     def networks(self) -> "tuple[NetworkPredictor, ...]":
         return (self,)
 
@@ -201,6 +210,10 @@ class CommitteePredictor(Predictor):
     @property
     def engine(self) -> str:
         return self._members[0].engine
+
+    @property
+    def by_parts(self) -> bool:
+        return all(member.by_parts for member in self._members)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -116,7 +116,9 @@ def prepare(rgb: NDArray[np.uint8], record: Preprocessing, resize: Bilinear = bi
         shrunk = Image.fromarray(square).resize((record.size, record.size), Image.Resampling.BOX)
         return np.asarray(shrunk, np.float32) * np.float32(2 / 255) - np.float32(1)
     # The graph scales by 1/255 first. Resizing the bytes is the same sum a quarter as dear, to a rounding.
-    scaled: NDArray[np.float32] = resize(square, record.size) * np.float32(2 / 255)
+    resized = resize(square, record.size)
+    # TensorFlow lends its memory for reading alone.
+    scaled = np.multiply(resized, np.float32(2 / 255), out=resized if resized.flags.writeable else None)
     scaled -= np.float32(1)
     return scaled
 

@@ -16,6 +16,9 @@ FIRST: Final = 4
 TIMED: Final = 5
 """Batches that are timed at each size."""
 
+BY_PARTS: Final = 16
+"""Most images that are tried where threads of a processor take parts of a batch: more take memory alone."""
+
 GAIN: Final = 1.02
 """Rate that more images must reach, against the best size so far, to be worth their memory."""
 
@@ -33,6 +36,11 @@ class BatchSize:
         self._most, self._calm = most, 0
         self.images = min(FIRST, most) if measured else most
         self._search = _Search() if measured else None
+
+    def limit(self, most: int) -> None:
+        """Try no more than ``most`` images where the size is measured."""
+        if self._search is not None:
+            self._most = min(self._most, most)
 
     def note(self, images: int, seconds: float | None, *, short: bool) -> None:
         """Adjust the size after a batch.

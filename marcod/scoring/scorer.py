@@ -31,7 +31,7 @@ from marcod.database.notices import NoticeLine
 from marcod.errors import HostLacksError, MarcodError, is_out_of_memory
 from marcod.images import Appearance
 from marcod.model.predictor import CommitteePredictor, Predictor
-from marcod.scoring.batch_size import BatchSize
+from marcod.scoring.batch_size import BY_PARTS, BatchSize
 from marcod.scoring.decode import NO_MEMORY, NOTHING_KNOWN, Decoded, Decoders, Known, Prepared
 from marcod.scoring.leases import Leases
 from marcod.scoring.outcomes import BatchReport, Outcome, ScoreTotals, log_batch, report_of
@@ -216,8 +216,10 @@ class Scorer:
                     if outcome is None:
                         ahead = following.result()
                         continue
-                    report, written = written, database.submit(self._finish, batch, outcome)
+                    report, written = written, database.submit(self._finish, batch.lease, outcome)
                     self._written = written
+                    # Its images need not stay in memory while those of the next ones are decoded.
+                    del batch
                     # Looked at after the write is on its way: a claim that fails must not cost a finished batch.
                     ahead = following.result()
                     tally = tally.plus(None if report is None else report.result())
@@ -307,6 +309,8 @@ class Scorer:
             while len(self._models) >= LOADED_MODELS:
                 self._models.popitem(last=False)
             predictor = self._load(version)
+            if predictor.by_parts:
+                self._size.limit(BY_PARTS)
             named = () if predictor.record.committee is None else predictor.record.committee.members
             members = tuple(self._db.read(versions.find, m.name, str(m.version)) for m in named)
             self._models[version_id] = _Model(version, predictor, members)
@@ -415,9 +419,8 @@ class Scorer:
             return [replace(failed[0], retryable=True)]
         raise ModelFaultError(f"{batch.version} fails on every image: {failed[0].error}")
 
-    def _finish(self, batch: _Batch, outcome: Outcome) -> BatchReport | None:
+    def _finish(self, lease: queue.Lease, outcome: Outcome) -> BatchReport | None:
         """Write a batch; one of a campaign is gathered, and written with others of its lease."""
-        lease = batch.lease
         if not isinstance(lease, RangeBatch):
             return self._write(lease, outcome)
         lease.work.gather(lease, outcome)

@@ -39,8 +39,8 @@ def hold(
 def begin_silent_writing(connection: Connection) -> None:
     """Let no silent version begin to speak until the transaction ends; to be called before asking which are silent.
 
-    A promotion calls :func:`wait_for_silent_writing` and waits for those before it alone. A lock on the version's row would let
-    later ones pass it for ever.
+    A promotion calls :func:`wait_for_silent_writing` and waits for those before it alone. A lock on the version's row
+    would let later ones pass it for ever.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(SILENCE_LOCK)))

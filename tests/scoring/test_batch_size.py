@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_score import Lab, lab, photograph  # noqa: F401 - the fixture
 
-from marcod.scoring.batch_size import CALM_BATCHES, FIRST, TIMED, BatchSize
+from marcod.scoring.batch_size import BY_PARTS, CALM_BATCHES, FIRST, TIMED, BatchSize
 from marcod.settings import MOST_IMAGES, ScoreSettings
 
 STEPS = st.tuples(st.integers(1, 80), st.none() | st.floats(0, 10), st.booleans())
@@ -61,6 +61,19 @@ def test_a_slow_first_batch_does_not_decide() -> None:
     assert size.images == MOST_IMAGES
 
 
+def test_no_more_are_tried_than_the_limit() -> None:
+    size = BatchSize(MOST_IMAGES, measured=True)
+    size.limit(BY_PARTS)
+    assert settle(size, lambda images: 0.2) == [4, 8, 16]
+    assert size.images == BY_PARTS
+
+
+def test_a_size_that_is_set_has_no_other_limit() -> None:
+    size = BatchSize(48)
+    size.limit(BY_PARTS)
+    assert size.images == 48
+
+
 def test_a_shortage_ends_the_search_and_halves() -> None:
     size = BatchSize(MOST_IMAGES, measured=True)
     settle(size, lambda images: 0.2)
@@ -89,5 +102,5 @@ def test_a_scorer_finds_its_batches_and_scores_everything_once(lab: Lab) -> None
     lab.scorer(settings=settings).drain(threading.Event())
     assert len(lab.scores()) == 40
     assert lab.reports[0].scored == FIRST
-    assert max(report.scored for report in lab.reports) <= MOST_IMAGES
+    assert max(report.scored for report in lab.reports) <= BY_PARTS
     assert factories.claim(lab.db, lab.db.now()) is None

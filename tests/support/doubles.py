@@ -10,6 +10,7 @@ class OneNetwork:
     """A network of the test's own, which overrides ``prepare``."""
 
     engine = "double"
+    by_parts = False
 
     @property
     def networks(self) -> tuple["OneNetwork", ...]:
