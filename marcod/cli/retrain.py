@@ -67,8 +67,8 @@ def retrain(
 
     A run that was stopped or killed is resumed with the options it was started with. Ends with 3 when the candidate was
     refused or only recommended, with 75 when the run was stopped or one of its processes died, and waits to be resumed.
-    Started by `srun` as several tasks, it trains by as many processes. With --seeds each of
-    --processes trains a seed of its own.
+    Started by `srun` as several tasks, it trains by as many processes, and ends with 0 where it would with 3. With
+    --seeds each of --processes trains a seed of its own.
     """
     for folder in (settings.models.folder, settings.train.folder):
         options.check_tree(folder)
@@ -107,7 +107,8 @@ def retrain(
         )
         run = runs.retrain(context, request)
     output.print_json(output.without_token(run)) if json_output else _print(run)
-    output.end(attention=run.state in ATTENTION)
+    # Of several tasks Slurm ends all others when one has another exit code than 0, and shows theirs.
+    output.end(attention=run.state in ATTENTION and task is None)
     return None
 
 

@@ -31,8 +31,11 @@ from marcod.settings.environment import card_of, child_environment
 log = telemetry.logger(__name__)
 
 RECORD: Final = "fit-job.npz"
-STOP_S: Final = 40.0
-"""Seconds that the first process may take to end its step and write a checkpoint; then it is ended."""
+STOP_S: Final = 20.0
+"""Seconds that the first process may take to end its step and write a checkpoint; then it is ended.
+
+Slurm kills 30 s after a signal. A process whose fellow died may wait for it longer than that.
+"""
 
 LOOK_S: Final = 0.2
 BEAT_S: Final = 5.0

@@ -39,15 +39,17 @@ def test_a_training_by_two_tasks_goes_on_after_the_death_of_one(site: Site, slur
     learner.teach(site, learner.make(site, promotion="manual", all_crystals=10, epochs=1, batch_size=8))
     script = Path(__file__).parents[2] / "cluster" / "train.sbatch"
     given = {"MARCOD": str(marcod_program(site.folder)), "MARCOD_CONFIG": str(site.config)}
-    first = str(slurm.submit(script, "--ntasks=2", "--no-requeue", **given))
+    job = str(slurm.submit(script, "--ntasks=2", **given))
     wait_until(lambda: 1 in workers(site.folder), "the second task to train", 300)
     kill_second(site.folder)
-    wait_until(lambda: slurm.state(first) == "FAILED", "the job to end", 120)
+    # RequeueExit of its configuration starts again what ended with 75.
+    wait_until(lambda: slurm.state(job) in ("PENDING", "FAILED"), "the job to end", 120)
+    assert slurm.state(job) == "PENDING", slurm.log()
     assert not workers(site.folder)
     assert site.rows("select state from training_run") == [("running",)]
-    again = str(slurm.submit(script, "--ntasks=2", **given))
-    wait_until(lambda: slurm.state(again) in ("COMPLETED", "FAILED"), "the training to end", 300)
-    assert slurm.state(again) == "COMPLETED", slurm.log()
+    slurm.control("update", f"JobId={job}", "StartTime=now+5")
+    wait_until(lambda: slurm.state(job) in ("COMPLETED", "FAILED"), "the training to end", 300)
+    assert slurm.state(job) == "COMPLETED", slurm.log()
     [(number, tier, state)] = site.rows("select id, tier, state from training_run")
     assert (number, tier) == (1, "all")
     assert state in ("recommended", "refused")
