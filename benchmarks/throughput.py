@@ -28,7 +28,7 @@ from marcod.watch.scan import scan_once
 
 SETTINGS: Final = ScoreSettings()
 RENDERED: Final = 24
-BATCH: Final = SETTINGS.tried_images
+BATCH: Final = SETTINGS.most_images
 
 T = TypeVar("T")
 Batches = list[NDArray[np.float32]]

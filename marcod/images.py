@@ -276,7 +276,7 @@ def whole_jpeg(data: bytes, *, decoded: bool = False) -> bytes:
     with _opened(plain) as image:
         start = image.fp.tell()  # type: ignore[attr-defined]
         pixels, one_scan = image.width * image.height, _scans(image, plain) == 1
-    coded = jpeg_markers.coded(plain, start)
+    coded = jpeg_markers.find_coded(plain, start)
     fault, ended = jpeg_markers.fault(plain, coded, one_scan=one_scan), coded.end < len(plain)
     if fault is None and not decoded:
         with room_for(pixels):

@@ -38,7 +38,7 @@ class Coded(NamedTuple):
     markers: bytes
 
 
-def coded(data: bytes, start: int) -> Coded:
+def find_coded(data: bytes, start: int) -> Coded:
     """Find the end of the coded data that begin at ``start``, and the markers in them."""
     found = bytearray()
     for match in _MARKERS.finditer(data, start):
@@ -48,21 +48,23 @@ def coded(data: bytes, start: int) -> Coded:
     return Coded(start, len(data), bytes(found))
 
 
-def fault(data: bytes, of: Coded, *, one_scan: bool) -> str | None:
+def fault(data: bytes, coded: Coded, *, one_scan: bool) -> str | None:
     """Name the damage that shows in a JPEG's bytes, or None.
 
     With ``one_scan`` the first scan, where the coded data begin, has all pixels.
     """
-    if of.end == len(data) and not one_scan:
+    if coded.end == len(data) and not one_scan:
         # Nothing tells how many scans there should be.
         return "data is missing"
-    if data.find(ZEROS, of.start, of.end) >= 0 and not _zeros_are_flat(data[: of.start], data[of.start : of.end]):
+    if data.find(ZEROS, coded.start, coded.end) >= 0 and not _zeros_are_flat(
+        data[: coded.start], data[coded.start : coded.end]
+    ):
         return "it has a block of zeros"
     if not one_scan:
         return None
-    restarts = data.find(_RESTART_INTERVAL, 0, of.start) >= 0
-    order = bytes(_FIRST_RESTART + number % 8 for number in range(len(of.markers))) if restarts else b""
-    return None if of.markers == order else "markers are missing, or stand where none can"
+    restarts = data.find(_RESTART_INTERVAL, 0, coded.start) >= 0
+    order = bytes(_FIRST_RESTART + number % 8 for number in range(len(coded.markers))) if restarts else b""
+    return None if coded.markers == order else "markers are missing, or stand where none can"
 
 
 def components_of_first_scan(data: bytes) -> int:

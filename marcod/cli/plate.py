@@ -120,7 +120,7 @@ def show(settings: Settings, /, with_history: bool, all_drops: bool, json_output
         plate_maps.print_plate(console, shown)
     else:
         plate_maps.print_history(console, shown, past, all_drops=all_drops)
-    output.warn_of_synthetic(scored=shown.version.synthetic and shown.summary.scored > 0)
+    output.warn_of_synthetic(scored=shown.synthetic)
 
 
 def _record(shown: "PlateMap") -> dict[str, Any]:
@@ -168,7 +168,7 @@ def export(settings: Settings, /, format_: str, target: Path | None, **chosen: A
     else:
         files.save(target, content, closed)
         output.echo(f"{text.count(len(shown.drops), 'drop')} written to {text.printable(str(target))}")
-    output.warn_of_synthetic(scored=shown.version.synthetic and shown.summary.scored > 0, to_errors=True)
+    output.warn_of_synthetic(scored=shown.synthetic, to_errors=True)
 
 
 def _exported(shown: "PlateMap", format_: str, roots: dict[str, Path]) -> tuple[str, str | None]:

@@ -25,6 +25,9 @@ from marcod.model.resize import Bilinear
 
 log = telemetry.logger(__name__)
 
+KEPT_BYTES: Final = 16 << 20
+"""Largest crop whose copy a thread keeps, which is one of 2,364 pixels a side."""
+
 _of_thread = threading.local()
 
 Saliency = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -87,7 +90,7 @@ def bilinear() -> Bilinear | None:
     def resized(square: np.ndarray, size: int) -> np.ndarray:
         with tf.device("/CPU:0"):
             found = tf.raw_ops.ResizeBilinear(
-                images=_tensor(_in_one_piece(square)[np.newaxis]),
+                images=_tensor((_in_one_piece(square) if square.size <= KEPT_BYTES else square)[np.newaxis]),
                 size=(size, size),
                 align_corners=False,
                 half_pixel_centers=False,

@@ -70,7 +70,7 @@ def quantize(
             nncf.Dataset(list(classes)),
             agreement,
             max_drop=MOST_CHANGED,
-            # Symmetric ranges for what layers give on, too: on 662 photographs a fifth as many classes change.
+            # Symmetric ranges for what layers give on, too: fewer classes change (docs/decisions.md).
             preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(classes),
             fast_bias_correction=False,

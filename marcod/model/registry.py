@@ -261,7 +261,7 @@ class Registry:
         record = self.load(version, CHECK_BATCH).record
         if record.conversion is not None and record.conversion.refusal is not None:
             raise BundleError(
-                f"{version} may not become champion instead of {record.parent}: {record.conversion.refusal}"
+                f"{version} may not become champion, compared with {record.parent}: {record.conversion.refusal}"
             )
         self._db.write(serving.promote, version, actor=actor, now=now, instead_of=instead_of)
         ends = time.monotonic() + AT_ONCE_S

@@ -194,7 +194,7 @@ def plate_sheet(shown: PlateMap, images: ImageRoots, made_at: datetime, done: Do
         facts=_facts(shown),
         marks=_marks(shown),
         state=_state(shown),
-        synthetic=shown.version.synthetic,
+        synthetic=shown.synthetic,
         look=sizes,
         columns=range(1, size.columns + 1),
         numbers=numbers,
@@ -269,6 +269,7 @@ def _facts(shown: PlateMap) -> list[tuple[str, str | None]]:
         ("model", str(shown.version)),
         ("model digest", shown.version.digest[:16]),
         ("hits", f"{hit_rule(shown.version.crystal_threshold)}, or labelled Crystals by a person"),
+        ("other models", "; ".join(shown.scored_by_others()) or None),
     ]
 
 

@@ -14,7 +14,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -79,7 +79,8 @@ def mark_of(drop: verdicts.DropVerdict, version: versions.Version) -> Mark:
 class PlateMap:
     """One inspection of a plate: its summary, the model version of its verdicts, and every drop in plate order.
 
-    ``harvested`` are the ids of the drops whose crystals were harvested, at whatever inspection.
+    ``harvested`` are the ids of the drops whose crystals were harvested, at whatever inspection. ``others`` are the
+    versions, by id, that gave the scores of drops whose files are gone, where that is another one.
     """
 
     plate_id: int
@@ -88,6 +89,28 @@ class PlateMap:
     drops: tuple[verdicts.DropVerdict, ...]
     metadata: PlateMetadata
     harvested: frozenset[int] = frozenset()
+    others: Mapping[int, versions.Version] = field(default_factory=dict)
+
+    def version_of(self, drop: verdicts.DropVerdict) -> versions.Version:
+        """Return the version that gave a drop's score."""
+        return self.others.get(drop.image.score_version_id or 0, self.version)
+
+    @property
+    def synthetic(self) -> bool:
+        """True if the score of a drop comes from a model trained on rendered drops alone."""
+        return any(self.version_of(d).synthetic for d in self.drops if d.image.p_crystals is not None)
+
+    def scored_by_others(self) -> list[str]:
+        """Say of how many drops another version's score counts, and under which threshold, since their files are gone.
+
+        One phrase a version.
+        """
+        counts = Counter(str(d.image.score_version_id) for d in self.drops if d.image.score_version_id is not None)
+        return [
+            f"{text.count(counts[str(key)], 'drop')} by {other} ({hit_rule(other.crystal_threshold)}), "
+            "since the files are gone"
+            for key, other in self.others.items()
+        ]
 
     @property
     def format(self) -> PlateFormat:
@@ -104,8 +127,8 @@ class PlateMap:
         return Counter(mark_of(drop, self.version) for drop in self.drops)
 
     def counted(self) -> str:
-        """Write the counts as :func:`sentence_of` does."""
-        return sentence_of(self.counts(), self.version.crystal_threshold)
+        """Write the counts as :func:`sentence_of` does, and which drops another version scored."""
+        return "; ".join([sentence_of(self.counts(), self.version.crystal_threshold), *self.scored_by_others()])
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield one plain record per drop, with the keys of :data:`COLUMNS`."""
@@ -120,8 +143,8 @@ class PlateMap:
                 **head,
                 "well": drop.image.well,
                 "drop_number": drop.image.drop_number,
-                "model": str(self.version),
-                "model_synthetic": self.version.synthetic,
+                "model": str(self.version_of(drop)),
+                "model_synthetic": self.version_of(drop).synthetic,
                 **_verdict(drop, self.version),
                 "project": self.metadata.project,
                 "screen": self.metadata.screen,
@@ -243,7 +266,9 @@ def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: 
     drops = tuple(verdicts.drops_at(connection, summary.inspection_id, version))
     given = metadata_of(connection, plate.id)
     seen = summary if model is None else _as_seen_by(version, summary, drops)
-    return PlateMap(plate.id, seen, version, drops, given, harvested_on(connection, plate.id))
+    kept = sorted({d.image.score_version_id for d in drops if d.image.score_version_id is not None})
+    others = {key: versions.get(connection, key) for key in kept}
+    return PlateMap(plate.id, seen, version, drops, given, harvested_on(connection, plate.id), others)
 
 
 def _as_seen_by(

@@ -34,13 +34,20 @@ class BatchSize:
 
     def __init__(self, most: int, *, measured: bool = False) -> None:
         self._most, self._calm = most, 0
+        self._limit = most
         self.images = min(FIRST, most) if measured else most
+        self._measured = measured
         self._search = _Search() if measured else None
 
-    def limit(self, most: int) -> None:
-        """Try no more than ``most`` images where the size is measured."""
-        if self._search is not None:
-            self._most = min(self._most, most)
+    def limit(self, most: int | None) -> None:
+        """Take no more than ``most`` images where the size is measured; None lifts that."""
+        if self._measured:
+            self._limit = self._most if most is None else most
+            self.images = min(self.images, self._top)
+
+    @property
+    def _top(self) -> int:
+        return min(self._most, self._limit)
 
     def note(self, images: int, seconds: float | None, *, short: bool) -> None:
         """Adjust the size after a batch.
@@ -55,16 +62,16 @@ class BatchSize:
                 self._measure(self._search, seconds)
         else:
             self._calm += 1
-            if self.images < self._most and self._calm >= CALM_BATCHES:
-                self._calm, self.images = 0, min(self._most, 2 * self.images)
+            if self.images < self._top and self._calm >= CALM_BATCHES:
+                self._calm, self.images = 0, min(self._top, 2 * self.images)
 
     def _measure(self, search: "_Search", seconds: float) -> None:
         if not search.add(self.images, seconds):
             return
-        if search.misses < MISSES and self.images < self._most:
-            self.images = min(self._most, 2 * self.images)
+        if search.misses < MISSES and self.images < self._top:
+            self.images = min(self._top, 2 * self.images)
             return
-        self._search, self.images, self._most = None, search.best, search.best
+        self._search, self.images, self._most = None, min(search.best, self._top), search.best
         log.info("batch size found", images=search.best)
 
 

@@ -309,12 +309,12 @@ class Scorer:
             while len(self._models) >= LOADED_MODELS:
                 self._models.popitem(last=False)
             predictor = self._load(version)
-            if predictor.by_parts:
-                self._size.limit(BY_PARTS)
             named = () if predictor.record.committee is None else predictor.record.committee.members
             members = tuple(self._db.read(versions.find, m.name, str(m.version)) for m in named)
             self._models[version_id] = _Model(version, predictor, members)
             self._committees = self._committees or bool(members)
+            by_parts = all(model.predictor.by_parts for model in self._models.values())
+            self._size.limit(BY_PARTS if by_parts else None)
             log.info("model loaded", model=str(version), synthetic=version.synthetic, engine=predictor.engine)
         self._models.move_to_end(version_id)
         return self._models[version_id]

@@ -81,7 +81,7 @@ class ScoreSettings(Section):
         "auto", description="What calculates scores here; `auto` is TensorFlow where it is installed, else OpenVINO"
     )
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
-        "auto", description="Images the model sees at a time; `auto` doubles them for as long as that is faster"
+        "auto", description="Images the model sees at a time; `auto` doubles them until more are no faster"
     )
     decode_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
         "auto", description="Threads that read and decode images ahead; `auto` is one for each core"

@@ -113,6 +113,12 @@ def left(version_id: int) -> sa.ColumnElement[bool]:
     return sa.and_(queue.owed(version_id), sa.not_(queued))
 
 
+def retries() -> sa.ColumnElement[bool]:
+    """Select jobs of images that a campaign failed at, which bear the time at which it began; not of cancelled ones."""
+    its = sa.and_(campaign.c.model_version_id == job.c.model_version_id, campaign.c.created_at == job.c.enqueued_at)
+    return sa.exists().where(its, campaign.c.state != State.CANCELLED.value).correlate(job)
+
+
 def of_archive(archive: Archive) -> sa.ColumnElement[bool]:
     """Choose the images of an archive."""
     since = sa.true() if archive.since is None else image.c.seen_at >= archive.since

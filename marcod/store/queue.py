@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database import notices
 from marcod.database.engine import insert
-from marcod.database.schema import campaign, image, inspection, job, model_version, source
+from marcod.database.schema import image, inspection, job, model_version, source
 from marcod.domain import text_path
 from marcod.store import locks, sources
 from marcod.store.selects import IS_COUNTED, current_score, unforeseen
@@ -385,21 +385,15 @@ def cancel_misfits(connection: Connection, image_ids: Iterable[int]) -> None:
     connection.execute(sa.delete(job).where(locked(misfits)))
 
 
-def cancel_rescore(connection: Connection, version_id: int, since: datetime) -> int:
+def cancel_rescore(connection: Connection, version_id: int, since: datetime, kept: sa.ColumnElement[bool]) -> int:
     """Delete this version's unclaimed rescore jobs enqueued since then. Returns how many.
 
     A challenger's jobs and those of a rescore with it cannot be distinguished, so both go; a rescore can be repeated.
-    Quarantined ones stay, as their summaries count them, and those of images that a campaign failed at.
+    Quarantined ones stay, as their summaries count them, and those that are ``kept``.
     """
     waiting = sa.and_(job.c.model_version_id == version_id, job.c.priority == RESCORE, job.c.failed_at.is_(None))
-    mine = sa.and_(waiting, job.c.lease.is_(None), job.c.enqueued_at >= since, sa.not_(_is_of_campaign()))
+    mine = sa.and_(waiting, job.c.lease.is_(None), job.c.enqueued_at >= since, sa.not_(kept))
     return connection.execute(sa.delete(job).where(locked(mine))).rowcount
-
-
-def _is_of_campaign() -> sa.ColumnElement[bool]:
-    """Select jobs of images that a campaign failed at: they bear the time at which it began."""
-    its = sa.and_(campaign.c.model_version_id == job.c.model_version_id, campaign.c.created_at == job.c.enqueued_at)
-    return sa.exists().where(its).correlate(job)
 
 
 def enqueue(

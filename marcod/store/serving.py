@@ -187,7 +187,7 @@ def _dismiss(connection: Connection, challenger: Version) -> int:
     """Take the alias and the waiting work from a challenger. Returns how many jobs that were."""
     since = connection.execute(sa.select(model_alias.c.set_at).where(model_alias.c.alias == CHALLENGER)).scalar_one()
     _drop_alias(connection, challenger.id, CHALLENGER)
-    return queue.cancel_rescore(connection, challenger.id, since)
+    return queue.cancel_rescore(connection, challenger.id, since, kept=campaigns.retries())
 
 
 def remove(connection: Connection, version: Version, *, force: bool, actor: str, now: datetime) -> bool:

@@ -289,10 +289,12 @@ def _folded(predictor: Predictor, logits: NDArray[np.float64]) -> NDArray[np.flo
 def choose_threshold(
     former: Threshold, before: NDArray[np.float32], after: NDArray[np.float32], crystals: Sequence[int]
 ) -> Threshold:
-    """Choose the highest threshold with as many hits as before, and as many of the ``crystals`` (indices) found.
+    """Choose the threshold next to the former with as many hits as before, and as many of the ``crystals`` found.
 
-    ``before`` and ``after`` are crystal probabilities float32 [n] of the same images. Without hits, or where all are
-    hits, the former threshold stays.
+    Many have as many hits where few images are near; the highest of them would lose hits among other images.
+
+    ``before`` and ``after`` are crystal probabilities float32 [n] of the same images, ``crystals`` indices. Without
+    hits, or where all are hits, the former threshold stays.
     """
     hits = int((before >= former.crystal).sum())
     if not 0 < hits < len(before):
@@ -300,12 +302,16 @@ def choose_threshold(
             crystal=former.crystal, measured_on=f"the parent's; it calls {hits} of {len(before)} images hits"
         )
     scale = 10.0**_DECIMALS
-    crystal = floor(float(np.sort(after)[-hits]) * scale) / scale
+    ordered = np.sort(after).astype(np.float64)
+    least, most = (floor(ordered[-hits - 1] * scale) + 1) / scale, floor(ordered[-hits] * scale) / scale
+    crystal = min(max(former.crystal, least), most)
     if len(crystals):
         missed = int((before[list(crystals)] < former.crystal).sum())
         if missed < len(crystals):
             crystal = min(crystal, metrics.threshold_missing(after[list(crystals)], missed, _DECIMALS))
-    text = f"{count(len(before), 'image')} of the lab: as many hits as the parent has at {former.crystal:g}, {hits}"
+    text = (
+        f"{count(len(before), 'image')} of the lab: next to the parent's {former.crystal:g} with as many hits, {hits}"
+    )
     text += f", and as many of {len(crystals)} images with crystals" if len(crystals) else ""
     return Threshold(crystal=crystal, measured_on=text)
 
@@ -318,6 +324,8 @@ def _judged(
         return "no drop with crystals is labelled, so it is unknown if any is lost", None, 0, 0
     pair = paired.pair((parent, known[0]), (record, known[1]))
     check = gate.keeps_crystals(pair, assess.rules_of(settings, "recalibrate"))
+    if check.numbers["bound"] is None:
+        return f"{check.sentence}; so it is unknown if any crystal is lost", None, 0, 0
     lost, _ = paired.lost_and_gained(pair, pair.champion.flagged, pair.candidate.flagged, pair.is_crystal)
     crystals = len({drop for drop, is_crystal in zip(pair.drops, pair.is_crystal, strict=True) if is_crystal})
     return check.sentence, None if check.passed else check.sentence, crystals, lost

@@ -41,7 +41,7 @@ def test_it_has_a_threshold_and_golden_images_of_its_own(site: Site) -> None:
     parent, made = map(bundle.read, folders)
     assert made.preprocessing == parent.preprocessing | {"coverage": "whole"}
     assert (made.parent, made.temperature, made.precision) == ("small:1", parent.temperature, parent.precision)
-    assert "as many hits as the parent has" in made.threshold.measured_on
+    assert "with as many hits" in made.threshold.measured_on
     assert [image.name for image in bundle.read_golden(folders[1])] == ["wide.jpg"]
     with Image.open(folders[1] / "golden" / "wide.jpg") as wide:
         assert wide.size == (512, 256)

@@ -13,10 +13,10 @@ from lab import Site
 from PIL import Image
 
 from marcod.database.engine import Database
-from marcod.database.schema import drop_mark
+from marcod.database.schema import drop_mark, image
 from marcod.domain import DropClass
 from marcod.model.registry import Registry
-from marcod.store import derived, queue, versions, votes
+from marcod.store import derived, queue, results, versions, votes
 from marcod.store.votes import NewLabel
 
 CLEAR = (1.0, 0.0, 0.0, 0.0)
@@ -134,6 +134,29 @@ def test_a_sheet_of_a_plate(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [path.name for path in desk.iterdir()] == ["P-3.html"]
     assert lab.ok("plate", "export", "P", "--format", "html", "--out", "-").startswith("<!doctype html>")
     assert lab.ok("plate", "export", "P", "--format", "json", "--out", "-").startswith("[")
+
+
+def test_the_score_of_a_file_that_is_gone_names_the_model_that_gave_it(lab: Site) -> None:
+    db = Database(lab.url)
+    former = db.read(versions.champion)
+    newer = factories.register(db, "newer", digest="b" * 64, synthetic=False, crystal_threshold=0.25)
+    at = sa.select(image.c.id).where(image.c.path.contains("/3/")).order_by(image.c.path).limit(2)
+    lost = [row.id for row in factories.rows(db, at)]
+    db.write(results.mark_gone, lost, utc(days=4))
+    factories.promote(db, newer, utc(days=5))
+    rest = sa.select(image.c.id).where(image.c.gone_at.is_(None))
+    db.write(queue.enqueue, [row.id for row in factories.rows(db, rest)], newer.id, utc(days=5), queue.RESCORE)
+    factories.drain(db, newer, utc(days=5), scores=_scores)
+    db.close()
+    exported = list(csv.DictReader(io.StringIO(lab.ok("plate", "export", "P"))))
+    own = (str(newer), "False")
+    assert [(row["model"], row["model_synthetic"]) for row in exported] == [(str(former), "True")] * 2 + [own] * 2
+    shown = " ".join(lab.ok("plate", "show", "P").split())
+    assert f"2 drops by {former} (crystals >= {former.crystal_threshold:g}), since the files are gone" in shown
+    assert "rendered drops" in shown
+    sheet = lab.ok("plate", "export", "P", "--format", "html", "--out", "-")
+    assert f"2 drops by {former}" in sheet
+    assert "trained on rendered drops alone" in sheet
 
 
 def test_nothing_is_written_where_imagers_write(lab: Site) -> None:

@@ -41,7 +41,7 @@ def test_the_resize_gives_the_graphs_bits(side: int, size: int, seed: int) -> No
     assert np.array_equal(resize.bilinear(square, size), wanted)
 
 
-@pytest.mark.parametrize("side", [599, 1024, 1920])
+@pytest.mark.parametrize("side", [599, 1024, 1920, 2400])
 def test_the_resize_gives_the_graphs_bits_at_the_sizes_of_imagers(side: int) -> None:
     wide = np.random.default_rng(side).integers(0, 256, (side, side + 31, 3), dtype=np.uint8)
     square = wide[:, 15 : side + 15]

@@ -68,6 +68,18 @@ def test_no_more_are_tried_than_the_limit() -> None:
     assert size.images == BY_PARTS
 
 
+def test_a_limit_holds_whenever_it_comes_and_may_be_lifted() -> None:
+    size = BatchSize(MOST_IMAGES, measured=True)
+    settle(size, lambda images: 0.2)
+    assert size.images == MOST_IMAGES
+    size.limit(BY_PARTS)
+    assert size.images == BY_PARTS
+    size.limit(None)
+    for _ in range(2 * CALM_BATCHES):
+        size.note(size.images, 0.2, short=False)
+    assert size.images == MOST_IMAGES
+
+
 def test_a_size_that_is_set_has_no_other_limit() -> None:
     size = BatchSize(48)
     size.limit(BY_PARTS)

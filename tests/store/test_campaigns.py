@@ -302,15 +302,18 @@ def test_what_fails_becomes_a_job_that_is_tried_again(db: Database, archive: dic
     assert len(scored(db, second)) == 11
 
 
+@pytest.mark.parametrize(("cancelled", "left"), [(False, 1), (True, 0)])
 def test_what_failed_is_tried_again_also_when_the_version_is_challenger_no_more(
-    db: Database, archive: dict[str, int], second: Version
+    db: Database, archive: dict[str, int], second: Version, cancelled: bool, left: int
 ) -> None:
     db.write(lambda c: serving.challenge(c, second, actor="ann", now=utc(days=3)))
     begin(db, second)
     lease = taken(db, utc(days=5))
     write(db, lease, second, utc(days=5), [queue.Failure(lease.claims[0], "torn", retryable=True)])
+    if cancelled:
+        db.write(campaigns.cancel, only(db).id, "ann", utc(days=5))
     db.write(lambda c: serving.challenge(c, None, actor="ann", now=utc(days=6)))
-    assert db.read(queue.count_unfinished, second.id) == 1
+    assert db.read(queue.count_unfinished, second.id) == left
 
 
 def test_images_that_wait_for_no_fault_of_theirs_put_the_range_off(

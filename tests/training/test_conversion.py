@@ -36,6 +36,12 @@ def test_as_many_images_are_hits_as_before() -> None:
     assert chosen([0.9, 0.6, 0.4, 0.1], [0.8, 0.3, 0.35, 0.1]) == pytest.approx(0.35, abs=2e-6)
 
 
+def test_of_the_thresholds_with_as_many_hits_the_one_next_to_the_former_is_taken() -> None:
+    assert chosen([0.9, 0.6, 0.4, 0.1], [0.95, 0.93, 0.2, 0.1]) == FORMER.crystal
+    assert chosen([0.9, 0.6, 0.4, 0.1], [0.9, 0.8, 0.7, 0.1]) == pytest.approx(0.7, abs=2e-6)
+    assert chosen([0.9, 0.6, 0.4, 0.1], [0.9, 0.8, 0.7, 0.1]) >= 0.7
+
+
 def test_a_labelled_crystal_that_was_found_is_found() -> None:
     assert chosen([0.9, 0.6, 0.4, 0.1], [0.8, 0.3, 0.35, 0.1], (1,)) == pytest.approx(0.3, abs=2e-6)
     # One that the parent does not find asks for nothing.
@@ -178,7 +184,7 @@ def test_a_version_that_loses_crystals_does_not_become_champion(registry: Regist
     bundle.write_derived(models, record.model_copy(update={"conversion": lost}), folder, {}, bundle.read_golden(folder))
     ours = Registry(registry._db, models)
     version = ours.register("random", "7", utc())
-    with pytest.raises(BundleError, match="random:7 may not become champion instead of random:1: one of 2 is lost"):
+    with pytest.raises(BundleError, match="random:7 may not become champion, compared with random:1: one of 2 is lost"):
         ours.promote(version, actor="ann", now=utc())
     ours.challenge(version, actor="ann", now=utc())
 

@@ -136,7 +136,7 @@ def _print(made: Version, parent: Version, path: Path, compared: "Comparison") -
     output.echo(compared.sentence)
     output.echo(f"wrote {made} to {path}")
     if found.refusal is not None:
-        output.echo(f"{made} cannot become champion, because crystals are lost", style="yellow")
+        output.echo(f"{made} cannot become champion, because crystals may be lost", style="yellow")
     else:
         output.echo(f"next: `marcod model challenge {made}` lets it score new images next to the champion, to compare")
 
@@ -144,7 +144,7 @@ def _print(made: Version, parent: Version, path: Path, compared: "Comparison") -
 def _facts(compared: "Comparison") -> list[tuple[str, str]]:
     found = compared.conversion
     if found.agreement is None or found.largest is None or found.mean is None:
-        return [("images:", "none of this lab, so nothing was compared")]
+        return [("images:", "none of this lab outside its test plates, so nothing was compared")]
     return [
         ("images:", f"{found.images}, the same class for {100 * found.agreement:.2f} %"),
         ("probabilities:", f"changed by {found.mean:.4f} in the mean, by {found.largest:.3f} at most"),
