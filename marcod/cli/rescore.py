@@ -135,8 +135,9 @@ def _row(one: campaigns.Campaign) -> tuple[object, ...]:
         of += f" since {one.since:%Y-%m-%d %H:%M} UTC"
     pace = "-" if one.images_per_s is None else f"{one.images_per_s:,.1f}"
     left = "-" if one.left_s is None else _lasting(one.left_s)
-    counts = (f"{one.images:,}", f"{one.images - one.left if one.ended_at is None else one.done:,}", f"{one.left:,}")
-    return (one.id, one.model, of, one.state, *counts, pace, left, one.error or "")
+    done = one.images - one.left if one.ended_at is None else one.done
+    rest = "-" if one.state is State.CANCELLED else f"{one.left:,}"
+    return (one.id, one.model, of, one.state, f"{one.images:,}", f"{done:,}", rest, pace, left, one.error or "")
 
 
 def _lasting(seconds: float) -> str:
@@ -197,7 +198,7 @@ class _Asked:
 
     def __str__(self) -> str:
         if self.archive is not None:
-            return "all that was asked for"
+            return "the archive"
         keys = dict.fromkeys(plate.barcode or plate.key for plate in self.plates)
         return f"{'plate' if len(keys) == 1 else 'plates'} {', '.join(keys)}"
 

@@ -113,7 +113,7 @@ class SourceFinding:
             return f"{_MEND[self.reason]}; an example: {self.example}"  # type: ignore[index]
         if self.layout == "regex":
             return f"correct `pattern` of the source; an example: {self.example}"
-        return f"see `marcod explain --layout {self.layout} {shlex.quote(self.example)}`"
+        return f"see `marcod explain --layout {self.layout} {shlex.quote(self.example)}` in the folder of its source"
 
     @property
     def _resemblance(self) -> str:

@@ -243,7 +243,7 @@ def test_rescore_chooses_among_plates_sources_and_times(archive: Site) -> None:
     assert queued("--model", "random:3", "--plate", "A", "--plate", "B") == 6
     assert {row.priority for row in archive.rows("select priority from job")} == {10}
     assert archive.rows("select images from campaign order by id") == [(3,), (6,)]
-    assert "random:1 has scored all that was asked for" in archive.ok("rescore", "--all", "--model", "champion")
+    assert "random:1 has scored the archive" in archive.ok("rescore", "--all", "--model", "champion")
     for wrong in ([], ["--all", "--since", "1d"], ["--plate", "A", "--all"], ["--since", "soon"]):
         assert archive.call("rescore", *wrong).exit_code == 2
     unknown = archive.call("rescore", "--all", "--source", "nowhere")

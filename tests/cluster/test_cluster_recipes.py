@@ -1,5 +1,6 @@
 """Job files, manifests and the container's recipe: well written, and of one mind with the program."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -70,15 +71,28 @@ def test_job_files_are_sound_shell(script: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_job_files_give_signals_to_a_command_that_exists(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
-    last = text.rstrip().splitlines()[-1]
-    words = shlex.split(last)
-    steps = ["srun", "--kill-on-bad-exit=1"] if "srun" in words else []
-    assert words[: len(steps) + 2] == ["exec", *steps, "${MARCOD:-/opt/marcod/bin/marcod}"]
-    accepts(words[len(steps) + 2 :])
-    # Only steps hear a signal that is not for the batch script.
+    program = "${MARCOD:-/opt/marcod/bin/marcod}"
+    [line] = [line for line in text.splitlines() if program in line]
+    words = shlex.split(line.partition("&&")[0])
+    steps = words[0] == "srun"
+    before = ["srun", "--kill-on-bad-exit=1"] if steps else ["exec"]
+    assert words[: len(before) + 1] == [*before, program]
+    accepts(words[len(before) + 1 :])
+    # Only steps hear a signal that is not for the batch script, which must outlive one that is for all.
     assert f"#SBATCH --signal={'' if steps else 'B:'}TERM@120" in text
+    assert not steps or "trap : TERM" in text
     assert "#SBATCH --requeue" in text
     assert "password" not in re.sub(r"(?m)^# .*$", "", text).lower()
+
+
+@pytest.mark.parametrize(("said", "code"), [(0, 0), (1, 1), (3, 0), (75, 75)])
+def test_a_training_that_came_to_a_result_is_a_job_that_completed(tmp_path: Path, said: int, code: int) -> None:
+    step = tmp_path / "srun"
+    step.write_text(f"#!/bin/sh\nexit {said}\n")
+    step.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["bash", CLUSTER / "train.sbatch"], env={**os.environ, "PATH": path}, check=False)
+    assert done.returncode == code
 
 
 def test_the_time_of_a_worker_ends_before_that_of_its_job() -> None:

@@ -46,7 +46,7 @@ def test_the_words_name_the_family_that_reads_them() -> None:
 
 
 def test_the_words_without_a_family_lead_to_explain() -> None:
-    assert finding(3, 9).advice == "see `marcod explain --layout xchem 'a b.jpg'`"
+    assert finding(3, 9).advice == "see `marcod explain --layout xchem 'a b.jpg'` in the folder of its source"
     unmapped = finding(1, 1, WarningKind.UNMAPPED_PROFILE)
     assert unmapped.text.startswith("1 of 1 image read with a warning (a .png of a capture profile that is not mapped")
     assert unmapped.advice == "add the profile to `profiles` of the source; an example: a b.jpg"
