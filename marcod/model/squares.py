@@ -36,9 +36,13 @@ class Square(NamedTuple):
 
 
 def needed(height: int, width: int) -> int:
-    """Return how many squares a whole image needs: 1 if it is square, 2 up to 9 : 5, 3 up to 13 : 5, else 4."""
+    """Return how many squares a whole image needs: 1 if it is square, 2 up to 9 : 5, 3 up to 13 : 5, else 4.
+
+    Of a few pixels no more than have places of their own.
+    """
     shorter, longer = sorted((height, width))
-    return min(MOST, 1 - (-_PARTS * (longer - shorter) // (_STEP * shorter)))
+    rest = longer - shorter
+    return min(MOST, 1 - (-_PARTS * rest // (_STEP * shorter)), rest + 1)
 
 
 def places(height: int, width: int, count: int) -> tuple[Square, ...]:

@@ -53,7 +53,7 @@ def test_they_are_evenly_spaced_from_end_to_end_and_turn_with_the_image(height: 
 @pytest.mark.parametrize(
     ("height", "width", "count"),
     [(100, 100, 1), (1, 1, 1), (100, 101, 2), (1920, 2560, 2), (1024, 1224, 2), (100, 180, 2), (100, 181, 3),
-     (260, 100, 3), (261, 100, 4), (100, 340, 4), (10, 5000, 4)],
+     (260, 100, 3), (261, 100, 4), (100, 340, 4), (10, 5000, 4), (1, 2, 2), (3, 1, 3)],
 )  # fmt: skip
 def test_as_many_as_the_image_needs(height: int, width: int, count: int) -> None:
     assert squares.needed(height, width) == squares.needed(width, height) == count
