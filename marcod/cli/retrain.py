@@ -107,7 +107,7 @@ def retrain(
         )
         run = runs.retrain(context, request)
     output.print_json(output.without_token(run)) if json_output else _print(run)
-    # Of several tasks Slurm ends all others when one has another exit code than 0, and shows theirs.
+    # To Slurm a task with another exit code than 0 has failed: it would end the others.
     output.end(attention=run.state in ATTENTION and task is None)
     return None
 

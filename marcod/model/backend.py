@@ -36,7 +36,7 @@ Saliency = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 def scoring(model: Any, batch_size: int | None = None) -> Scoring:
     """Compile ``model`` to a function from float32 [n, size, size, 3] to logits [n, classes].
 
-    Compiled at its first call for some shape. With ``batch_size`` one shape is used, whatever n up to it is, so that a
+    Compiled at its first call for some shape. With ``batch_size`` one shape is used, whatever n up to it is, so that an
     image's neighbours change no bit of its score: that size on a GPU and with JAX, parts of it on a CPU.
     """
     if keras.backend.backend() == "tensorflow":

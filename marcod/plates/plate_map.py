@@ -101,13 +101,10 @@ class PlateMap:
         return any(self.version_of(d).synthetic for d in self.drops if d.image.p_crystals is not None)
 
     def scored_by_others(self) -> list[str]:
-        """Say of how many drops another version's score counts, and under which threshold, since their files are gone.
-
-        One phrase a version.
-        """
-        counts = Counter(str(d.image.score_version_id) for d in self.drops if d.image.score_version_id is not None)
+        """Say of how many drops another version's score counts, and under which threshold: a phrase a version."""
+        counts = Counter(drop.image.score_version_id for drop in self.drops)
         return [
-            f"{text.count(counts[str(key)], 'drop')} by {other} ({hit_rule(other.crystal_threshold)}), "
+            f"{text.count(counts[key], 'drop')} by {other} ({hit_rule(other.crystal_threshold)}), "
             "since the files are gone"
             for key, other in self.others.items()
         ]

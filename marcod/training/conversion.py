@@ -324,8 +324,6 @@ def _judged(
         return "no drop with crystals is labelled, so it is unknown if any is lost", None, 0, 0
     pair = paired.pair((parent, known[0]), (record, known[1]))
     check = gate.keeps_crystals(pair, assess.rules_of(settings, "recalibrate"))
-    if check.numbers["bound"] is None:
-        return f"{check.sentence}; so it is unknown if any crystal is lost", None, 0, 0
     lost, _ = paired.lost_and_gained(pair, pair.champion.flagged, pair.candidate.flagged, pair.is_crystal)
     crystals = len({drop for drop, is_crystal in zip(pair.drops, pair.is_crystal, strict=True) if is_crystal})
     return check.sentence, None if check.passed else check.sentence, crystals, lost

@@ -274,9 +274,9 @@ def test_a_rescore_is_listed_paused_resumed_and_cancelled(archive: Site) -> None
     assert "cancelled" in archive.ok("rescore", "list", "--every")
 
 
-@on_sqlite
-def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: Site) -> None:
-    """Somebody else seems to score, so it waits; nobody really does."""
+@contextmanager
+def rescore_that_waits(archive: Site) -> Iterator[subprocess.Popen[bytes]]:
+    """Begin to rescore the archive where somebody else seems to score, so that it waits; nobody really does."""
     db = Database(archive.url)
     db.write(lambda c: workers.beat(c, "elsewhere", "host", 1, "score", datetime.now(UTC)))
     db.close()
@@ -284,6 +284,12 @@ def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: 
     command += ["--model", "random:2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=child_environment()) as process:
         wait_until(lambda: archive.count("campaign_range") == 1, "the images to be queued")
+        yield process
+
+
+@on_sqlite
+def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: Site) -> None:
+    with rescore_that_waits(archive) as process:
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -294,13 +300,7 @@ def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: 
 @on_sqlite
 @pytest.mark.parametrize("end", [("rescore", "cancel", "1"), ("model", "remove", "random:2")], ids=" ".join)
 def test_rescore_whose_campaign_is_cancelled_while_it_waits_says_so(archive: Site, end: tuple[str, ...]) -> None:
-    db = Database(archive.url)
-    db.write(lambda c: workers.beat(c, "elsewhere", "host", 1, "score", datetime.now(UTC)))
-    db.close()
-    command = [sys.executable, "-m", "marcod", "--config", str(archive.config), "rescore", "--all"]
-    command += ["--model", "random:2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=child_environment()) as process:
-        wait_until(lambda: archive.count("campaign_range") == 1, "the images to be queued")
+    with rescore_that_waits(archive) as process:
         archive.ok(*end)
         _, told = process.communicate(timeout=60)
     assert (process.returncode, b"rescore 1 was cancelled; its scores stay" in told) == (1, True)
